@@ -1,0 +1,1 @@
+"""Receive, keep, complete, report and deliver echo studies: the DICOM side of the node (no torch)."""

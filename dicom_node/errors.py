@@ -1,0 +1,83 @@
+"""The node's errors, one class for each thing a caller does differently.
+
+NodeError
++-- ConfigurationError      the configuration is wrong: exit 2
++-- InvalidUID              a value is no DICOM UID: 0xC000 / 0xC001
++-- InvalidAETitle          a value is no AE title
++-- IntakeError             an instance was not kept: the peer gets a failure status
+|   +-- StoreError          the file could not be made safe: 0xA700
+|   |   +-- OutOfSpace      the reserve of free space is reached: 0xA700
+|   +-- LedgerUnavailable   the ledger cannot commit now: 0xA700
+|   +-- UidConflict         the SOP Instance UID is known under another study: 0xC010
++-- ReportError             no report can be made of this study: state failed, reason named
++-- DeliveryError           a report did not reach its peer
+|   +-- Transient           worth another attempt after a wait
+|   +-- Refused             the peer will never take it: dead letter
++-- BrokerError             the embedded broker does not start
++-- UnknownStudy            no study of this UID in the ledger: exit 1
++-- UnknownPeer             no peer of this name in the configuration: exit 2
+"""
+
+
+class NodeError(Exception):
+    """Something that the node expected could go wrong."""
+
+
+class ConfigurationError(NodeError):
+    """The configuration is wrong; the message names the key and the remedy."""
+
+
+class InvalidUID(NodeError):
+    """A value is no DICOM UID (PS3.5 section 9.1)."""
+
+
+class InvalidAETitle(NodeError):
+    """A value is no AE title (PS3.5 table 6.2-1)."""
+
+
+class IntakeError(NodeError):
+    """An instance was not kept."""
+
+
+class StoreError(IntakeError):
+    """The bytes could not be made safe on disk; nothing was kept."""
+
+
+class OutOfSpace(StoreError):
+    """The disk has less than the configured reserve left; nothing was kept."""
+
+
+class LedgerUnavailable(IntakeError):
+    """The ledger could not commit; the peer should send again."""
+
+
+class UidConflict(IntakeError):
+    """The SOP Instance UID is already known under another study; the bytes are in quarantine."""
+
+
+class ReportError(NodeError):
+    """No report can be made of this study; the message is the reason that people read."""
+
+
+class DeliveryError(NodeError):
+    """A report did not reach its peer."""
+
+
+class Transient(DeliveryError):
+    """The delivery is worth another attempt after a wait."""
+
+
+class Refused(DeliveryError):
+    """The peer will not take this report, however often it is sent."""
+
+
+class BrokerError(NodeError):
+    """The embedded broker could not be started."""
+
+
+class UnknownStudy(NodeError):
+    """The ledger holds no study of this UID."""
+
+
+class UnknownPeer(NodeError):
+    """The configuration names no such peer."""

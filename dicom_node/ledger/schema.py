@@ -1,0 +1,211 @@
+"""The tables of the ledger and the closed sets of their states."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class StudyState(StrEnum):
+    """Where a study stands (the contract's words)."""
+
+    RECEIVING = "receiving"
+    """Instances arrive; loops are analysed as they come."""
+    ANALYSING = "analysing"
+    """Complete by the quiet period; the rest of its loops is being analysed."""
+    REPORTING = "reporting"
+    """One worker holds the lease to write the report."""
+    DELIVERING = "delivering"
+    """The report is safe; its deliveries are in the outbox."""
+    DELIVERED = "delivered"
+    """Every destination has the newest report, or there is none."""
+    FAILED = "failed"
+    """A person must look; `error` says why; `dicom-node retry` takes it up."""
+
+
+class InstanceState(StrEnum):
+    """What the workers did with an instance."""
+
+    PENDING = "pending"
+    """Kept; not yet looked at."""
+    LEASED = "leased"
+    """A worker holds it until `lease_until`."""
+    ANALYSED = "analysed"
+    """It has a result of at least one ensemble."""
+    NOT_ANALYSED = "not_analysed"
+    """It is no loop that can carry a number; `reason` says why."""
+    FAILED = "failed"
+    """Its attempts ended without an answer; `reason` says so, the rest of the study goes on."""
+
+
+class DeliveryState(StrEnum):
+    """Where a report's way to one peer stands."""
+
+    WAITING = "waiting"
+    """Due at `next_attempt_at`."""
+    SENDING = "sending"
+    """Leased to the delivery of this peer until `lease_until`."""
+    DELIVERED = "delivered"
+    """The peer answered Success or Warning."""
+    DEAD = "dead"
+    """Refused for good or out of attempts: a dead letter."""
+    SUPERSEDED = "superseded"
+    """A newer report of the study took its place before it could be sent."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime on every engine (SQLite forgets time zones)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return UTC; a naive datetime is our own mistake."""
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "naive datetime in the ledger"
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return an aware UTC datetime."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of the ledger's tables."""
+
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+
+
+class Study(Table):
+    """One study by its Study Instance UID."""
+
+    __tablename__ = "study"
+    __table_args__ = (Index("study_by_state", "state", "last_received_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16))
+    revision: Mapped[int] = mapped_column(default=1)
+    """Grows when an instance arrives after a report was begun; the report's UID depends on it."""
+    received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    """When a worker was last called for it."""
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    """Fence of the worker that writes the report."""
+    lease_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Report attempts of this revision, counted at the claim."""
+    error: Mapped[str | None] = mapped_column(Text)
+    purged_at: Mapped[datetime | None]
+    """When retention removed its images."""
+
+
+class Instance(Table):
+    """One version of one SOP instance, as sent."""
+
+    __tablename__ = "instance"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "sha256"),
+        Index("instance_work", "study_id", "state"),
+        Index("instance_leases", "state", "lease_until"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(300))
+    """Relative to data_dir."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    """Of the data set's bytes as sent, without group 2."""
+    num_bytes: Mapped[int]
+    num_frames: Mapped[int | None]
+    """Number of Frames of the header, None where it has none."""
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    received_at: Mapped[datetime]
+    is_current: Mapped[bool] = mapped_column(default=True)
+    """False once another version of the same SOP Instance UID took its place."""
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    is_loop: Mapped[bool] = mapped_column(default=False)
+    """More than one frame by its header."""
+    reason_code: Mapped[str | None] = mapped_column(String(40))
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why it was not analysed, in words a cardiologist understands."""
+
+
+class Result(Table):
+    """What one ensemble said of one loop; kept for ever, never changed."""
+
+    __tablename__ = "result"
+    __table_args__ = (UniqueConstraint("instance_id", "ensemble_digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id", ondelete="CASCADE"))
+    ensemble_digest: Mapped[str] = mapped_column(String(64))
+    outputs: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Report(Table):
+    """One SR that was written for one revision of one study."""
+
+    __tablename__ = "report"
+    __table_args__ = (UniqueConstraint("study_id", "revision", "ensemble_digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
+    revision: Mapped[int]
+    ensemble_digest: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(300))
+    supersedes: Mapped[str | None] = mapped_column(String(64))
+    """SOP Instance UID of the predecessor."""
+    findings: Mapped[dict[str, Any]]
+    """What the report says, as JSON: the results of `dicom-node study --json`."""
+    created_at: Mapped[datetime]
+
+
+class Delivery(Table):
+    """The outbox: one row a report and destination."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (UniqueConstraint("report_id", "peer"), Index("delivery_due", "peer", "state", "next_attempt_at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    report_id: Mapped[int] = mapped_column(ForeignKey("report.id", ondelete="CASCADE"), index=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    """Name of the peer in the configuration."""
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime]
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+
+
+class History(Table):
+    """What happened to a study, for people."""
+
+    __tablename__ = "history"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
+    at: Mapped[datetime]
+    event: Mapped[str] = mapped_column(String(40))
+    detail: Mapped[str] = mapped_column(Text, default="")

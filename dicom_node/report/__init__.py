@@ -1,0 +1,1 @@
+"""The report: from findings to a TID 1500 Structured Report."""

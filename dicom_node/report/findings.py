@@ -1,0 +1,157 @@
+"""What a report says, in the node's own words: the one input of the document builder.
+
+The worker translates the model's predictions into these types (worker/findings.py); nothing here knows a network.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Measurement(StrEnum):
+    """A number of the left ventricle."""
+
+    LVEF = "lvef"
+    """Left ventricular ejection fraction, %."""
+    LVEDV = "lvedv"
+    """Left ventricular end-diastolic volume, mL."""
+    LVESV = "lvesv"
+    """Left ventricular end-systolic volume, mL."""
+
+
+class Evaluation(StrEnum):
+    """A qualitative finding."""
+
+    LVEF_REDUCED = "lvef_reduced"
+    """LVEF below 50 %."""
+    AORTIC_STENOSIS = "aortic_stenosis"
+    """Grade of aortic stenosis."""
+
+
+class NotMeasured(StrEnum):
+    """Why there is no value (CID 42)."""
+
+    NOT_ATTEMPTED = "not_attempted"
+    """No loop could carry it: 114007."""
+    FAILURE = "failure"
+    """The computation failed: 114006."""
+    INDETERMINATE = "indeterminate"
+    """The members or the measurements contradict each other: 114011."""
+    OUT_OF_RANGE = "out_of_range"
+    """The value is not plausible: 114009."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Algorithm:
+    """Who computed it (TID 4019)."""
+
+    name: str
+    """Echo-Vision-FM and the ensemble's name."""
+    version: str
+    ensemble_digest: str
+    """sha256, hexadecimal."""
+    statement: str
+    """Such as "untrained weights: numbers have no meaning"; stands in every report."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopNumber:
+    """One loop's own number for one task."""
+
+    task: Measurement
+    value: float
+    sd: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopFinding:
+    """One analysed loop."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    rows: int
+    columns: int
+    num_frames: int
+    frames_used: tuple[int, ...]
+    """1-based frame numbers of the clip, ascending, without repeats."""
+    series_number: int | None
+    instance_number: int | None
+    view: str | None
+    """A4C, A2C, PLAX, PSAX or other; None: not recognised."""
+    view_probability: float
+    """0..1, of the most probable view."""
+    numbers: tuple[LoopNumber, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredValue:
+    """A study-level number with its spread."""
+
+    task: Measurement
+    value: float
+    unit: str
+    """"%" or "mL"."""
+    sd: float | None
+    """Ensemble standard deviation, k=1, same unit; None with one member."""
+    members: int
+    loops: tuple[str, ...]
+    """SOP Instance UIDs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluatedFinding:
+    """A study-level qualitative finding."""
+
+    task: Evaluation
+    value: str
+    """lvef_reduced: "present", "absent"; aortic_stenosis: no, mild, mildtomod, moderate, severe."""
+    probabilities: dict[str, float]
+    """Class to 0..1: {"reduced": p} or one a grade."""
+    members: int
+    loops: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abstained:
+    """A task without a value, and why."""
+
+    task: Measurement | Evaluation
+    kind: NotMeasured
+    reason: str
+    """One sentence for the cardiologist."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedInstance:
+    """An instance of the study that carried no number, and why."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_number: int | None
+    instance_number: int | None
+    num_frames: int | None
+    reason: str
+    """In words; without the numbers above."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """All that one report says."""
+
+    algorithm: Algorithm
+    measurements: tuple[MeasuredValue, ...]
+    evaluations: tuple[EvaluatedFinding, ...]
+    abstentions: tuple[Abstained, ...]
+    loops: tuple[LoopFinding, ...]
+    refused: tuple[RefusedInstance, ...]
+    notes: tuple[str, ...]
+    """Further sentences, such as a difference between EF and the volumes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predecessor:
+    """The report that this one takes the place of."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str

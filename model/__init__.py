@@ -1,0 +1,1 @@
+"""The Echo-Vision-FM network, its clips, bundles, ensembles and aggregation (no DICOM network)."""

@@ -1,0 +1,1 @@
+"""Train, evaluate and publish Echo-Vision-FM ensembles."""

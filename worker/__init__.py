@@ -1,0 +1,1 @@
+"""Celery workers: the only translator between the node and the model."""
