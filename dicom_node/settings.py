@@ -47,6 +47,15 @@ def _network(value: IPv4Network | IPv6Network | str) -> IPv4Network | IPv6Networ
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 
 
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -329,12 +338,3 @@ def _line(item: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
