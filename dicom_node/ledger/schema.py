@@ -4,8 +4,22 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_IS_CURRENT = text("is_current")
 
 
 class StudyState(StrEnum):
@@ -85,7 +99,11 @@ class Study(Table):
     """One study by its Study Instance UID."""
 
     __tablename__ = "study"
-    __table_args__ = (Index("study_by_state", "state", "last_received_at"),)
+    __table_args__ = (
+        Index("study_by_state", "state", "last_received_at"),
+        Index("study_by_delivery", "state", "delivered_at"),
+        Index("study_by_arrival", "last_received_at"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -95,6 +113,9 @@ class Study(Table):
     received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
+    """When the quiet period ended; None while instances arrive."""
+    delivered_at: Mapped[datetime | None]
+    """When the state became delivered; retention counts from here."""
     rung_at: Mapped[datetime | None]
     """When a worker was last called for it."""
     lease_token: Mapped[str | None] = mapped_column(String(64))
@@ -108,13 +129,21 @@ class Study(Table):
 
 
 class Instance(Table):
-    """One version of one SOP instance, as sent."""
+    """One version of one SOP instance, as sent; one version of each is current."""
 
     __tablename__ = "instance"
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "sha256"),
         Index("instance_work", "study_id", "state"),
         Index("instance_leases", "state", "lease_until"),
+        Index("instance_tokens", "lease_token"),
+        Index(
+            "instance_current",
+            "sop_instance_uid",
+            unique=True,
+            sqlite_where=_IS_CURRENT,
+            postgresql_where=_IS_CURRENT,
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -127,7 +156,7 @@ class Instance(Table):
     """Relative to data_dir."""
     sha256: Mapped[str] = mapped_column(String(64))
     """Of the data set's bytes as sent, without group 2."""
-    num_bytes: Mapped[int]
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
     num_frames: Mapped[int | None]
     """Number of Frames of the header, None where it has none."""
     calling_ae: Mapped[str] = mapped_column(String(16))

@@ -1,0 +1,179 @@
+"""The ledger's engine: opens, creates and upgrades it, and tells SQLite how to be a database that keeps its word."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from dicom_node.errors import ConfigurationError, LedgerUnavailable
+from dicom_node.ledger.schema import Table
+
+Sessions = sessionmaker[Session]
+"""Makes sessions; `with sessions.begin() as session` is one unit of work."""
+
+_LOCK_SECONDS = 5  # spec C2: a ledger locked for longer answers 0xA700
+_MIGRATION_LOCK = 0x6563686F  # any constant; "echo"
+_READING = "ledger_reading"
+
+
+def open_ledger(url: str) -> Sessions:
+    """Return the ledger at `url`, created or upgraded to the newest schema; several processes may start at once.
+
+    Raises:
+        LedgerUnavailable: the database does not answer.
+        ConfigurationError: a newer version of this program wrote the ledger.
+    """
+    parsed = make_url(url)
+    try:
+        engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+    except DBAPIError as error:
+        raise LedgerUnavailable(f"the ledger cannot be opened: {error.orig}") from error
+    except CommandError as error:
+        raise ConfigurationError(f"database.url: the ledger does not fit this version: {error}") from error
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def close_ledger(sessions: Sessions) -> None:
+    """Close every connection of this process."""
+    engine = sessions.kw["bind"]
+    assert isinstance(engine, Engine)
+    engine.dispose()
+
+
+@contextmanager
+def reading(sessions: Sessions) -> Iterator[Session]:
+    """Give a session that only reads: it waits for no writer and stops none."""
+    with sessions() as session:
+        session.connection(execution_options={_READING: True})
+        yield session
+
+
+def lock_name(session: Session, name: str) -> None:
+    """Hold `name` until this transaction ends; a second holder waits.
+
+    On SQLite every write transaction holds all names: it began with BEGIN IMMEDIATE.
+    """
+    if _dialect(session) == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
+def insert_or_ignore(session: Session, table: type[Table], row: Mapping[str, object]) -> int | None:
+    """Insert a row and return its id, or None when a unique key says that it is there already."""
+    columns = table.__table__.c
+    if _dialect(session) == "postgresql":
+        pg = postgresql.insert(table).values(dict(row)).on_conflict_do_nothing().returning(columns.id)
+        return session.execute(pg).scalar_one_or_none()
+    lite = sqlite.insert(table).values(dict(row)).on_conflict_do_nothing().returning(columns.id)
+    return session.execute(lite).scalar_one_or_none()
+
+
+def _dialect(session: Session) -> str:
+    return session.get_bind().dialect.name
+
+
+# --- SQLite ---
+
+
+def _sqlite(url: URL) -> Engine:
+    path = Path(url.database or "")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives -wal and -shm the same mode
+    # One write transaction at a time exists anyway, so waiting connections only wait; the pool must not refuse them.
+    engine = create_engine(url, pool_size=8, max_overflow=120, pool_timeout=_LOCK_SECONDS)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    with _file_lock(path.with_name(path.name + ".lock")):
+        _use_wal(engine)
+        with engine.begin() as connection:
+            _upgrade(connection)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # pysqlite's own BEGIN is off; see _begin_sqlite
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_LOCK_SECONDS * 1000}")
+    # FULL, not NORMAL: in WAL mode NORMAL does not fsync a commit, so that a power cut would take back rows
+    # for which a peer has already had Success and may have deleted its images.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails at once with "database is locked" when another wrote in
+    # between, whatever busy_timeout says; one that begins as a writer waits its turn.
+    is_reading = connection.get_execution_options().get(_READING, False)
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+
+
+def _use_wal(engine: Engine) -> None:
+    # Kept in the file; changing it needs the file alone, therefore only here, under the lock.
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.close()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# --- PostgreSQL ---
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=8,
+        max_overflow=24,
+        pool_timeout=_LOCK_SECONDS,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": _LOCK_SECONDS,
+            "options": f"-c lock_timeout={_LOCK_SECONDS}s -c timezone=UTC",
+            "application_name": "echo-ai-node",
+        },
+    )
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        _upgrade(connection)
+    return engine
+
+
+# --- migrations ---
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    head = ScriptDirectory.from_config(config).get_current_head()
+    if MigrationContext.configure(connection).get_current_revision() == head:
+        return
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

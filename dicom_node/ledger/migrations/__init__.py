@@ -1,0 +1,1 @@
+"""The ledger's history as alembic revisions; `engine.open_ledger` runs them."""

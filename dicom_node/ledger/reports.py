@@ -1,0 +1,235 @@
+"""Reports: one worker takes the right to write the report of a complete study, and records it with its deliveries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import and_, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.clock import Clock
+from dicom_node.ledger import studies
+from dicom_node.ledger.claims import has_open_work, make_token
+from dicom_node.ledger.engine import Sessions
+from dicom_node.ledger.schema import Delivery, DeliveryState, Instance, InstanceState, Report, Result, Study, StudyState
+from dicom_node.report.findings import Predecessor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobInstance:
+    """One current instance of the study and its answer."""
+
+    instance_id: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    path: str
+    """Relative to data_dir."""
+    num_frames: int | None
+    state: InstanceState
+    """ANALYSED, NOT_ANALYSED or FAILED."""
+    reason_code: str | None
+    reason: str | None
+    outputs: dict[str, Any] | None
+    """What this ensemble said; None unless ANALYSED."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportJob:
+    """The right to write the report of one revision of a study."""
+
+    study_id: int
+    study_instance_uid: str
+    revision: int
+    ensemble_digest: str
+    token: str
+    """The fence; renew it as claims are renewed (`claims.renew`), give it back by `claims.release`."""
+    instances: tuple[JobInstance, ...]
+    """All current instances, in the order of their arrival."""
+    predecessor: Predecessor | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenReport:
+    """A report whose file is safe on disk."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    path: str
+    """Relative to data_dir."""
+
+
+def begin_report(
+    sessions: Sessions, study_id: int, owner: str, lease: timedelta, clock: Clock, ensemble_digest: str
+) -> ReportJob | None:
+    """Take the lease to write the report of a complete, drained study; the attempt is counted.
+
+    Returns:
+        None: the study is not `analysing`, has open work, or another worker was quicker. Instances that this
+        ensemble has not seen are then waiting again; claim them.
+    """
+    token, now = make_token(owner), clock()
+    with sessions.begin() as session:
+        study = studies.lock(session, study_id)
+        if study is None or study.state != StudyState.ANALYSING or has_open_work(session, study_id):
+            return None
+        if _requeue_unseen(session, study_id, ensemble_digest):
+            return None
+        studies.move(
+            session,
+            study_id,
+            come_from=[StudyState.ANALYSING],
+            to=StudyState.REPORTING,
+            at=now,
+            detail=f"revision {study.revision}, attempt {study.attempts + 1}",
+            values={"lease_token": token, "lease_until": now + lease, "attempts": study.attempts + 1},
+        )
+        return ReportJob(
+            study_id=study_id,
+            study_instance_uid=study.study_instance_uid,
+            revision=study.revision,
+            ensemble_digest=ensemble_digest,
+            token=token,
+            instances=_instances(session, study_id, ensemble_digest),
+            predecessor=_predecessor(session, study),
+        )
+
+
+def finish_report(
+    sessions: Sessions,
+    job: ReportJob,
+    report: WrittenReport,
+    findings: dict[str, Any],
+    destinations: Sequence[str],
+    clock: Clock,
+) -> bool:
+    """Record the report and the promise to deliver it, in one transaction.
+
+    Args:
+        findings: the report as JSON; its "results" are those of `dicom-node study --json`.
+        destinations: names of the peers that receive it.
+
+    Returns:
+        False: the fence is lost (a late instance, or another worker); nothing changed, the file is nobody's.
+    """
+    now = clock()
+    with sessions.begin() as session:
+        to = StudyState.DELIVERING if destinations else StudyState.DELIVERED
+        is_ours = studies.move(
+            session,
+            job.study_id,
+            come_from=[StudyState.REPORTING],
+            to=to,
+            at=now,
+            detail=f"report {report.sop_instance_uid}",
+            token=job.token,
+            values={"error": None} if destinations else {"error": None, "delivered_at": now},
+        )
+        if not is_ours:
+            return False
+        _supersede_waiting(session, job.study_id, destinations)
+        row = Report(
+            study_id=job.study_id,
+            revision=job.revision,
+            ensemble_digest=job.ensemble_digest,
+            sop_instance_uid=report.sop_instance_uid,
+            sop_class_uid=report.sop_class_uid,
+            series_instance_uid=report.series_instance_uid,
+            path=report.path,
+            supersedes=job.predecessor.sop_instance_uid if job.predecessor else None,
+            findings=findings,
+            created_at=now,
+        )
+        session.add(row)
+        session.flush()
+        for peer in destinations:
+            session.add(
+                Delivery(report_id=row.id, peer=peer, state=DeliveryState.WAITING, next_attempt_at=now, created_at=now)
+            )
+    return True
+
+
+def fail_report(sessions: Sessions, job: ReportJob, reason: str, clock: Clock) -> bool:
+    """Record that no report can be made, and why; return False, and change nothing, if the fence is lost."""
+    with sessions.begin() as session:
+        return studies.move(
+            session,
+            job.study_id,
+            come_from=[StudyState.REPORTING],
+            to=StudyState.FAILED,
+            at=clock(),
+            detail=reason,
+            token=job.token,
+            values={"error": reason},
+        )
+
+
+def _requeue_unseen(session: Session, study_id: int, ensemble_digest: str) -> bool:
+    seen = select(Result.instance_id).where(Result.ensemble_digest == ensemble_digest)
+    unseen = session.scalars(
+        update(Instance)
+        .where(
+            Instance.study_id == study_id,
+            Instance.is_current,
+            Instance.state == InstanceState.ANALYSED,
+            Instance.id.not_in(seen.where(Result.instance_id == Instance.id)),
+        )
+        .values(state=InstanceState.PENDING, attempts=0)
+        .returning(Instance.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    return bool(unseen)
+
+
+def _instances(session: Session, study_id: int, ensemble_digest: str) -> tuple[JobInstance, ...]:
+    rows = session.execute(
+        select(Instance, Result.outputs)
+        .outerjoin(Result, and_(Result.instance_id == Instance.id, Result.ensemble_digest == ensemble_digest))
+        .where(Instance.study_id == study_id, Instance.is_current)
+        .order_by(Instance.id)
+    ).all()
+    return tuple(
+        JobInstance(
+            instance_id=instance.id,
+            sop_instance_uid=instance.sop_instance_uid,
+            sop_class_uid=instance.sop_class_uid,
+            series_instance_uid=instance.series_instance_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            path=instance.path,
+            num_frames=instance.num_frames,
+            state=InstanceState(instance.state),
+            reason_code=instance.reason_code,
+            reason=instance.reason,
+            outputs=outputs if instance.state == InstanceState.ANALYSED else None,
+        )
+        for instance, outputs in rows
+    )
+
+
+def _predecessor(session: Session, study: Study) -> Predecessor | None:
+    last = session.scalar(select(Report).where(Report.study_id == study.id).order_by(Report.id.desc()).limit(1))
+    if last is None:
+        return None
+    return Predecessor(
+        study_instance_uid=study.study_instance_uid,
+        series_instance_uid=last.series_instance_uid,
+        sop_class_uid=last.sop_class_uid,
+        sop_instance_uid=last.sop_instance_uid,
+    )
+
+
+def _supersede_waiting(session: Session, study_id: int, destinations: Sequence[str]) -> None:
+    older = select(Report.id).where(Report.study_id == study_id)
+    session.execute(
+        update(Delivery)
+        .where(
+            Delivery.report_id.in_(older),
+            Delivery.peer.in_(destinations),
+            Delivery.state.in_([DeliveryState.WAITING, DeliveryState.DEAD]),
+        )
+        .values(state=DeliveryState.SUPERSEDED)
+        .execution_options(synchronize_session=False)
+    )
