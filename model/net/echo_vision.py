@@ -1,0 +1,159 @@
+"""The whole network: one encoder, and for each task a branch that pools its tokens and answers.
+
+Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens (t, h, w order), D width, K outputs of a task.
+With one task it is the paper's network; with several they share one pass of the encoder.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from model.net.encoder import Encoder
+from model.net.heads import LinearHead, MlpHead
+from model.net.stf import Layout, SpatialPool, StfNet
+
+
+class NetConfig(BaseModel):
+    """The architecture; stored with every checkpoint and bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    frames: int = Field(default=16, ge=1)
+    """Frames of a clip."""
+    size: int = Field(default=224, ge=1)
+    """Height and width of a clip, pixels."""
+    tubelet: int = Field(default=2, ge=1)
+    """Frames of a token."""
+    patch: int = Field(default=16, ge=1)
+    """Height and width of a token, pixels."""
+    dim: int = Field(default=768, ge=1)
+    """Width of the encoder."""
+    depth: int = Field(default=12, ge=1)
+    """Blocks of the encoder."""
+    heads: int = Field(default=12, ge=1)
+    """Attention heads of a block."""
+    mlp_dim: int = Field(default=3072, ge=1)
+    """Hidden width of a block's MLP."""
+    eps: float = Field(default=1e-12, gt=0)
+    """Of the encoder's LayerNorms: 1e-12 in the Hugging Face family, 1e-6 in the official one."""
+    final_norm: bool = False
+    """A LayerNorm ends the encoder: True for VideoMAE's pre-training and from scratch, False for Echo-Vision-FM's."""
+    pool: Literal["stf", "max", "mean"] = "stf"
+    """How a branch pools the tokens; max is the paper's network without STF-Net."""
+    stf_layout: Layout = "paper"
+    """`released` only for weights that were trained with the released code."""
+    stf_spatial_pool: SpatialPool = "full"
+    """`depthwise`: one filter a channel, for small networks."""
+    stf_attention_dim: int = Field(default=1024, ge=1)
+    """Hidden width of the gated attentions."""
+    head: Literal["mlp", "linear"] = "mlp"
+    """The task's head."""
+    head_hidden: tuple[int, ...] = (200, 100)
+    """Hidden widths of the MLP head."""
+
+    @classmethod
+    def base(cls) -> "NetConfig":
+        """Return the paper's network."""
+        return cls()
+
+    @classmethod
+    def small(cls) -> "NetConfig":
+        """Return the same network in small, for a CPU and the demo."""
+        return cls(
+            dim=96,
+            depth=4,
+            heads=4,
+            mlp_dim=384,
+            final_norm=True,
+            stf_spatial_pool="depthwise",
+            stf_attention_dim=128,
+            head_hidden=(64, 32),
+        )
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Return the tokens of a clip in time, height and width."""
+        return (self.frames // self.tubelet, self.size // self.patch, self.size // self.patch)
+
+
+class Branch(nn.Module):
+    """One task's road from the shared tokens to its raw outputs."""
+
+    def __init__(self, config: NetConfig, outputs: int) -> None:
+        """Make the branch with random weights."""
+        super().__init__()
+        self.pool = config.pool
+        features = config.dim
+        if config.pool == "stf":
+            features = 2 * config.dim
+            self.stf = StfNet(
+                config.dim,
+                config.grid,
+                layout=config.stf_layout,
+                spatial_pool=config.stf_spatial_pool,
+                attention_dim=config.stf_attention_dim,
+            )
+        self.head = (
+            MlpHead(features, outputs, config.head_hidden) if config.head == "mlp" else LinearHead(features, outputs)
+        )
+
+    def features(self, tokens_BLD: Tensor, indices_BT: Tensor) -> Tensor:
+        """Return the pooled vector that the head answers from: (B, 2D) with STF-Net, else (B, D)."""
+        if self.pool == "stf":
+            fused: Tensor = self.stf(tokens_BLD, indices_BT)
+            return fused
+        return tokens_BLD.amax(dim=1) if self.pool == "max" else tokens_BLD.mean(dim=1)
+
+    def forward(self, tokens_BLD: Tensor, indices_BT: Tensor) -> Tensor:
+        """Return the raw outputs, (B, K)."""
+        answer: Tensor = self.head(self.features(tokens_BLD, indices_BT))
+        return answer
+
+
+class EchoVision(nn.Module):
+    """Echo-Vision-FM for one task, or for several that share the encoder."""
+
+    def __init__(self, config: NetConfig, outputs: Mapping[str, int]) -> None:
+        """Make the network with random weights.
+
+        Args:
+            config: the architecture.
+            outputs: each task's name and its number of outputs.
+        """
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(
+            frames=config.frames,
+            size=config.size,
+            tubelet=config.tubelet,
+            patch=config.patch,
+            dim=config.dim,
+            depth=config.depth,
+            heads=config.heads,
+            mlp_dim=config.mlp_dim,
+            eps=config.eps,
+            final_norm=config.final_norm,
+        )
+        self.branches = nn.ModuleDict({name: Branch(config, number) for name, number in outputs.items()})
+
+    def encode(self, clip_BCTHW: Tensor) -> Tensor:
+        """Return the shared tokens, (B, L, D)."""
+        tokens: Tensor = self.encoder(clip_BCTHW)
+        return tokens
+
+    def branch(self, name: str, tokens_BLD: Tensor, indices_BT: Tensor) -> Tensor:
+        """Return a task's raw outputs, (B, K)."""
+        answer: Tensor = self.branches[name](tokens_BLD, indices_BT)
+        return answer
+
+    def forward(self, clip_BCTHW: Tensor, indices_BT: Tensor) -> dict[str, Tensor]:
+        """Return every task's raw outputs, (B, K) each, from one pass of the encoder.
+
+        Args:
+            clip_BCTHW: as the recipe of the weights normalises it.
+            indices_BT: the frames of the loop that the clip was made of.
+        """
+        tokens_BLD = self.encode(clip_BCTHW)
+        return {name: self.branch(name, tokens_BLD, indices_BT) for name in self.branches}

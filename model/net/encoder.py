@@ -1,0 +1,84 @@
+"""The VideoMAE encoder: a vision transformer with joint space-time attention over tubelet tokens.
+
+Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens (t, h, w order), V visible tokens, D width.
+Block names equal the official VideoMAE checkpoints' (timm's EvaBlock), so that weights come in key for key.
+"""
+
+from functools import partial
+
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+
+from model.net.tubelet import TubeletEmbed, sincos_table
+
+
+class Encoder(nn.Module):
+    """Tokens of a clip; with a mask, of its visible tubelets only."""
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        *,
+        frames: int,
+        size: int,
+        tubelet: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_dim: int,
+        eps: float,
+        final_norm: bool,
+    ) -> None:
+        """Make the encoder with random weights.
+
+        Args:
+            frames, size: of the clip, in frames and pixels.
+            tubelet, patch: of a token, in frames and pixels.
+            dim, depth, heads, mlp_dim: of the transformer.
+            eps: of every LayerNorm (1e-12 in the Hugging Face family, 1e-6 in the official one).
+            final_norm: whether a LayerNorm ends the encoder (official pre-training: yes; Echo-Vision-FM's: no).
+        """
+        super().__init__()
+        self.grid = (frames // tubelet, size // patch, size // patch)
+        length = self.grid[0] * self.grid[1] * self.grid[2]
+        norm = partial(nn.LayerNorm, eps=eps)
+        self.patch_embed = TubeletEmbed(dim, tubelet=tubelet, patch=patch)
+        # Fixed, so in no checkpoint.
+        self.register_buffer("positions", sincos_table(length, dim), persistent=False)
+        self.blocks = nn.ModuleList(
+            EvaBlock(dim, heads, qkv_bias=True, qkv_fused=True, mlp_ratio=mlp_dim / dim, norm_layer=norm)
+            for _ in range(depth)
+        )
+        self.norm = norm(dim) if final_norm else nn.Identity()
+        self.apply(_initialise)
+
+    def forward(self, clip_BCTHW: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """Return the tokens of a clip.
+
+        Args:
+            clip_BCTHW: normalised as the checkpoint's recipe says.
+            mask_BL: True where a token is hidden, the same count in each row; None: nothing is hidden.
+
+        Returns:
+            (B, L, D), or (B, V, D) of the visible tokens in their order.
+        """
+        tokens_BLD = self.patch_embed(clip_BCTHW)
+        assert tokens_BLD.shape[1] == self.positions.shape[0], "the clip does not have the encoder's size"
+        tokens_BLD = tokens_BLD + self.positions.to(tokens_BLD.dtype)
+        if mask_BL is not None:
+            batch, _, dim = tokens_BLD.shape
+            tokens_BLD = tokens_BLD[~mask_BL].reshape(batch, -1, dim)
+        for block in self.blocks:
+            tokens_BLD = block(tokens_BLD)
+        normed: Tensor = self.norm(tokens_BLD)
+        return normed
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier for matrices, zero biases, as VideoMAE starts."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
