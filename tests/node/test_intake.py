@@ -1,0 +1,255 @@
+"""An instance is safe and counted when the intake returns, or nothing of it is left."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text
+
+from dicom_node.errors import LedgerUnavailable, UidConflict
+from dicom_node.identity import UID
+from dicom_node.intake import Intake, IntakeKind
+from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
+from dicom_node.ledger.schema import History, Instance, Report, Study, StudyState
+from dicom_node.ledger.views import study_json
+from dicom_node.store import InstanceStore
+from tests.doubles.analyst import Analyst
+from tests.doubles.arrivals import STUDY, Arrivals, instance
+from tests.doubles.clock import ManualClock
+
+OTHER_STUDY = UID("1.2.826.0.1.5")
+SOP = UID("1.2.826.0.1.9.1000")
+
+
+def count(sessions: Sessions, table: type[Study] | type[Instance] | type[History]) -> int:
+    with sessions() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def images(store: InstanceStore) -> list[Path]:
+    return [path for path in store.path("instances").rglob("*") if path.is_file()]
+
+
+def set_state(sessions: Sessions, state: StudyState) -> None:
+    with sessions.begin() as session:
+        session.execute(text("UPDATE study SET state = :state"), {"state": state.value})
+
+
+def test_an_instance_is_on_disk_in_the_ledger_and_rung_for(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    study_id = arrivals.send(sop_uid=SOP, dataset=b"pixels")
+
+    with sessions() as session:
+        row = session.scalars(select(Instance)).one()
+    assert store.path(row.path).read_bytes().endswith(b"DICMpixels")
+    assert (row.sop_instance_uid, row.num_bytes, row.is_loop, row.is_current) == (SOP, 6, True, True)
+    assert arrivals.rung == [study_id]
+
+
+@pytest.mark.parametrize(("num_frames", "is_loop"), [(None, False), (1, False), (2, True)])
+def test_more_than_one_frame_makes_a_loop(
+    arrivals: Arrivals, sessions: Sessions, num_frames: int | None, is_loop: bool
+) -> None:
+    arrivals.send(num_frames=num_frames)
+
+    assert study_json(sessions, STUDY)["loops"] == int(is_loop)
+
+
+def test_identical_bytes_again_change_nothing(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore, clock: ManualClock
+) -> None:
+    arrivals.send(sop_uid=SOP, dataset=b"pixels")
+    before = study_json(sessions, STUDY)
+    clock.pass_by(10)
+
+    outcome = arrivals.intake.receive(instance(STUDY, SOP, b"pixels"))
+
+    assert outcome.kind is IntakeKind.IDENTICAL
+    assert study_json(sessions, STUDY) == before
+    assert len(images(store)) == 1
+    assert len(arrivals.rung) == 1
+
+
+def test_an_identical_instance_whose_file_is_gone_is_kept_again(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    arrivals.send(sop_uid=SOP, dataset=b"pixels")
+    store.remove_study(STUDY)
+
+    outcome = arrivals.intake.receive(instance(STUDY, SOP, b"pixels"))
+
+    assert outcome.kind is IntakeKind.IDENTICAL
+    assert len(images(store)) == 1
+
+
+def test_other_bytes_of_the_same_study_become_the_current_version(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    arrivals.send(sop_uid=SOP, dataset=b"old")
+
+    outcome = arrivals.intake.receive(instance(STUDY, SOP, b"newer"))
+
+    with sessions() as session:
+        versions = session.execute(select(Instance.num_bytes, Instance.is_current).order_by(Instance.id)).all()
+    assert outcome.kind is IntakeKind.VERSION
+    assert [tuple(version) for version in versions] == [(3, False), (5, True)]
+    assert len(images(store)) == 2
+    assert study_json(sessions, STUDY)["instances"] == 1
+
+
+def test_a_uid_of_another_study_goes_to_quarantine_and_into_the_history(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    arrivals.send(sop_uid=SOP, dataset=b"one")
+
+    with pytest.raises(UidConflict):
+        arrivals.intake.receive(instance(OTHER_STUDY, SOP, b"two"))
+
+    assert [path.read_bytes()[-3:] for path in store.path("quarantine").iterdir()] == [b"two"]
+    assert "uid_conflict" in {line["event"] for line in study_json(sessions, STUDY)["history"]}
+    assert count(sessions, Study) == 1
+    assert len(images(store)) == 1
+
+
+@pytest.mark.parametrize("state", [StudyState.RECEIVING, StudyState.ANALYSING])
+def test_a_late_instance_before_the_report_restarts_the_wait(
+    arrivals: Arrivals, sessions: Sessions, clock: ManualClock, state: StudyState
+) -> None:
+    arrivals.send()
+    set_state(sessions, state)
+    clock.pass_by(29)
+
+    arrivals.send()
+
+    study = study_json(sessions, STUDY)
+    assert (study["state"], study["revision"]) == ("receiving", 1)
+    assert study["last_received_at"] == "2026-03-01T12:00:29.000Z"
+
+
+@pytest.mark.parametrize(
+    "state", [StudyState.REPORTING, StudyState.DELIVERING, StudyState.DELIVERED, StudyState.FAILED]
+)
+def test_a_late_instance_after_the_report_began_opens_a_revision(
+    arrivals: Arrivals, sessions: Sessions, state: StudyState
+) -> None:
+    arrivals.send()
+    set_state(sessions, state)
+
+    arrivals.send()
+
+    study = study_json(sessions, STUDY)
+    assert (study["state"], study["revision"], study["error"]) == ("receiving", 2, None)
+    assert study["history"][-1]["detail"] == "late instance: revision 2"
+
+
+def test_our_own_report_is_taken_and_not_opened(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, store: InstanceStore
+) -> None:
+    study_id = arrivals.send()
+    set_state(sessions, StudyState.ANALYSING)
+    analyst.report(study_id)
+    with sessions() as session:
+        own = UID(session.scalars(select(Report.sop_instance_uid)).one())
+
+    outcome = arrivals.intake.receive(instance(STUDY, own, b"a report"))
+
+    assert (outcome.kind, outcome.study_id) == (IntakeKind.OWN_REPORT, study_id)
+    assert study_json(sessions, STUDY)["state"] == "delivered"
+    assert len(images(store)) == 1
+
+
+def test_a_failing_ledger_is_named_and_leaves_no_file(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    with sessions.begin() as session:
+        session.execute(text("ALTER TABLE instance RENAME TO gone"))
+
+    with pytest.raises(LedgerUnavailable):
+        arrivals.send()
+
+    assert images(store) == []
+    assert arrivals.rung == []
+
+
+def test_a_commit_that_fails_after_the_rename_removes_its_file(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    with sessions.begin() as session:
+        session.execute(text("ALTER TABLE history RENAME TO gone"))  # read first by the write transaction alone
+
+    with pytest.raises(LedgerUnavailable):
+        arrivals.send()
+
+    assert images(store) == []
+
+
+def test_a_bell_is_rung_only_after_the_commit(sessions: Sessions, store: InstanceStore, clock: ManualClock) -> None:
+    seen: list[int] = []
+    intake = Intake(sessions, store, clock, lambda _study_id: seen.append(count(sessions, Instance)))
+
+    intake.receive(instance(STUDY, SOP))
+
+    assert seen == [1]
+
+
+def at_once(number: int, work: Callable[[int], object]) -> list[object]:
+    """Run `work` with 0..number-1 in as many threads that start together."""
+    gate = threading.Barrier(number)
+
+    def run(position: int) -> object:
+        gate.wait(timeout=30)
+        return work(position)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(run, range(number)))
+
+
+def test_the_same_instance_from_many_associations_at_once_is_one_row(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    outcomes = at_once(8, lambda _position: arrivals.intake.receive(instance(STUDY, SOP, b"pixels")).kind)
+
+    assert sorted(outcomes) == [IntakeKind.IDENTICAL] * 7 + [IntakeKind.KEPT]
+    assert (count(sessions, Study), count(sessions, Instance), len(images(store))) == (1, 1, 1)
+
+
+def test_versions_of_one_instance_at_once_leave_one_current(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    at_once(8, lambda position: arrivals.intake.receive(instance(STUDY, SOP, b"%d" % position)))
+
+    assert (count(sessions, Instance), len(images(store))) == (8, 8)
+    assert study_json(sessions, STUDY)["instances"] == 1
+
+
+def test_many_acceptors_fill_one_study_without_loss(
+    ledger_url: str, store: InstanceStore, clock: ManualClock, sessions: Sessions
+) -> None:
+    ledgers = [open_ledger(ledger_url) for _ in range(3)]
+    intakes = [Intake(ledger, store, clock, lambda _study_id: None) for ledger in ledgers]
+    uids = [UID(f"1.2.826.0.1.8.{number}") for number in range(1, 121)]
+
+    at_once(12, lambda position: [intakes[position % 3].receive(instance(STUDY, uid)) for uid in uids[position::12]])
+
+    for ledger in ledgers:
+        close_ledger(ledger)
+    assert study_json(sessions, STUDY)["instances"] == 120
+    assert len(images(store)) == 120
+    assert sum(line["event"] == "receiving" for line in study_json(sessions, STUDY)["history"]) == 1
+
+
+def test_one_uid_in_two_studies_at_once_is_kept_once_and_refused_once(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    def send(position: int) -> str:
+        try:
+            arrivals.intake.receive(instance([STUDY, OTHER_STUDY][position], SOP, b"%d" % position))
+        except UidConflict:
+            return "refused"
+        return "kept"
+
+    assert sorted(str(answer) for answer in at_once(2, send)) == ["kept", "refused"]
+    assert (count(sessions, Study), count(sessions, Instance), len(images(store))) == (1, 1, 1)
