@@ -38,11 +38,17 @@ def open_ledger(url: str) -> Sessions:
         ConfigurationError: a newer version of this program wrote the ledger.
     """
     parsed = make_url(url)
+    engine = _sqlite_engine(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql_engine(parsed)
     try:
-        engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
-    except DBAPIError as error:
-        raise LedgerUnavailable(f"the ledger cannot be opened: {error.orig}") from error
+        if engine.dialect.name == "sqlite":
+            _upgrade_sqlite(engine)
+        else:
+            _upgrade_postgresql(engine)
+    except (DBAPIError, OSError) as error:
+        engine.dispose()
+        raise LedgerUnavailable(f"the ledger cannot be opened: {getattr(error, 'orig', error)}") from error
     except CommandError as error:
+        engine.dispose()
         raise ConfigurationError(f"database.url: the ledger does not fit this version: {error}") from error
     return sessionmaker(engine, expire_on_commit=False)
 
@@ -88,19 +94,22 @@ def _dialect(session: Session) -> str:
 # --- SQLite ---
 
 
-def _sqlite(url: URL) -> Engine:
-    path = Path(url.database or "")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives -wal and -shm the same mode
+def _sqlite_engine(url: URL) -> Engine:
     # One write transaction at a time exists anyway, so waiting connections only wait; the pool must not refuse them.
     engine = create_engine(url, pool_size=8, max_overflow=120, pool_timeout=_LOCK_SECONDS)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _upgrade_sqlite(engine: Engine) -> None:
+    path = Path(engine.url.database or "")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives -wal and -shm the same mode
     with _file_lock(path.with_name(path.name + ".lock")):
         _use_wal(engine)
         with engine.begin() as connection:
             _upgrade(connection)
-    return engine
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -145,8 +154,8 @@ def _file_lock(path: Path) -> Iterator[None]:
 # --- PostgreSQL ---
 
 
-def _postgresql(url: URL) -> Engine:
-    engine = create_engine(
+def _postgresql_engine(url: URL) -> Engine:
+    return create_engine(
         url,
         isolation_level="READ COMMITTED",
         pool_size=8,
@@ -159,11 +168,13 @@ def _postgresql(url: URL) -> Engine:
             "application_name": "echo-ai-node",
         },
     )
+
+
+def _upgrade_postgresql(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL lock_timeout = '60s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         _upgrade(connection)
-    return engine
 
 
 # --- migrations ---
