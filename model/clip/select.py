@@ -1,0 +1,171 @@
+"""Is this instance a B-mode cine loop that a network may look at? If not: why, in words a cardiologist understands.
+
+Legend: T frames, H, W pixels, C = 3 RGB.
+The header is asked first; what it does not say, or says wrongly, is asked of the sampled pixels.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from model.clip.dicom import DECODABLE
+from model.clip.source import Frames, LoopHeader, Region
+
+
+class Reason(StrEnum):
+    """Why an instance carries no number; the values are stored, the texts are read."""
+
+    NOT_AN_IMAGE = "not_an_image"
+    """A document, a waveform or a presentation state."""
+    NOT_ULTRASOUND = "not_ultrasound"
+    """An image of another modality, or a secondary capture."""
+    VOLUME_3D = "volume_3d"
+    """A three-dimensional data set."""
+    STILL = "still"
+    """One frame."""
+    M_MODE = "m_mode"
+    """An M-mode trace."""
+    SPECTRAL_DOPPLER = "spectral_doppler"
+    """A pulsed or continuous wave Doppler trace."""
+    COLOUR_DOPPLER = "colour_doppler"
+    """Colour flow or tissue Doppler lies over the picture."""
+    TOO_SHORT = "too_short"
+    """Too few frames for a heart beat."""
+    SEVERAL_IMAGES = "several_images"
+    """Two or more pictures side by side."""
+    STATIC = "static"
+    """The frames do not differ: a frozen picture."""
+    IMPLAUSIBLE_SIZE = "implausible_size"
+    """No ultrasound picture has these rows and columns."""
+    UNSUPPORTED_SYNTAX = "unsupported_syntax"
+    """The pixels are compressed in a form that nothing here decodes."""
+
+    @property
+    def text(self) -> str:
+        """Return the reason in words for the report."""
+        return _TEXTS[self]
+
+
+_TEXTS = {
+    Reason.NOT_AN_IMAGE: "no image (document, waveform or presentation state)",
+    Reason.NOT_ULTRASOUND: "not an ultrasound image",
+    Reason.VOLUME_3D: "3-D volume",
+    Reason.STILL: "still image, not a cine loop",
+    Reason.M_MODE: "M-mode",
+    Reason.SPECTRAL_DOPPLER: "spectral Doppler",
+    Reason.COLOUR_DOPPLER: "colour or tissue Doppler",
+    Reason.TOO_SHORT: "loop too short",
+    Reason.SEVERAL_IMAGES: "several images on one screen",
+    Reason.STATIC: "frozen picture, nothing moves",
+    Reason.IMPLAUSIBLE_SIZE: "implausible image size",
+    Reason.UNSUPPORTED_SYNTAX: "compression not supported",
+}
+
+MIN_FRAMES = 8
+"""Shortest loop that is looked at. One beat of a stress echo comes in 10 frames on real carts; below 8, systole may
+fall between two frames."""
+
+MIN_SIDE = 64
+"""Fewest rows and columns of a picture that shows a heart."""
+
+COLOURED_FRACTION = 0.015
+"""Share of strongly coloured pixels from which a loop counts as Doppler. On the real loops of the tests B-mode has at
+most 0.008 (ECG trace, text, grey bar in colour), colour flow and tissue Doppler at least 0.025."""
+
+_SATURATION = 60  # largest minus smallest of R, G, B
+_MOTION = 16  # grey levels between the frames; compression noise stays below
+_MOVING_FRACTION = 0.002  # an ECG trace alone moves less than that
+
+_CINE = frozenset({"1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.3"})  # US Multi-frame, and retired
+_STILL = frozenset({"1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6"})  # US Image, and retired
+_VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"  # Enhanced US Volume
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Whether a loop may be looked at."""
+
+    reason: Reason | None = None
+    """None: it may."""
+    detail: str = ""
+    """What makes the reason true here, in words."""
+
+    @property
+    def is_accepted(self) -> bool:
+        """Return whether nothing speaks against the loop."""
+        return self.reason is None
+
+
+ACCEPTED = Verdict()
+"""Nothing speaks against the loop."""
+
+
+def select(header: LoopHeader) -> Verdict:
+    """Return what the header says."""
+    if header.sop_class_uid == _VOLUME:
+        return Verdict(reason=Reason.VOLUME_3D)
+    if header.rows is None or header.columns is None:
+        return Verdict(reason=Reason.NOT_AN_IMAGE)
+    if header.sop_class_uid not in _CINE | _STILL:
+        return Verdict(reason=Reason.NOT_ULTRASOUND)
+    trace = _trace(header)
+    if trace is not None:
+        return Verdict(reason=trace)
+    if header.num_frames == 1:
+        return Verdict(reason=Reason.STILL)
+    if header.num_frames < MIN_FRAMES:
+        return Verdict(reason=Reason.TOO_SHORT, detail=f"{header.num_frames} frames")
+    if min(header.rows, header.columns) < MIN_SIDE:
+        return Verdict(reason=Reason.IMPLAUSIBLE_SIZE, detail=f"{header.rows} x {header.columns}")
+    if any(region.data_type == 2 for region in _pictures(header)):
+        return Verdict(reason=Reason.COLOUR_DOPPLER, detail="by its header")
+    if len(_boxes(header)) > 1:
+        return Verdict(reason=Reason.SEVERAL_IMAGES, detail=f"{len(_boxes(header))} regions")
+    if header.transfer_syntax_uid not in DECODABLE:
+        return Verdict(reason=Reason.UNSUPPORTED_SYNTAX, detail=header.transfer_syntax_uid)
+    return ACCEPTED
+
+
+def inspect(frames_THWC: Frames) -> Verdict:
+    """Return what the sampled frames show."""
+    highest, lowest = frames_THWC.max(axis=-1), frames_THWC.min(axis=-1)
+    coloured = float(np.mean(highest - lowest > _SATURATION))
+    if coloured > COLOURED_FRACTION:
+        return Verdict(reason=Reason.COLOUR_DOPPLER, detail=f"{coloured:.0%} of the picture is coloured")
+    moving = float(np.mean(highest.max(axis=0) - highest.min(axis=0) > _MOTION))
+    if moving < _MOVING_FRACTION:
+        return Verdict(reason=Reason.STATIC)
+    return ACCEPTED
+
+
+def _trace(header: LoopHeader) -> Reason | None:
+    """Return the kind of trace that a region holds; a type-0 region says nothing."""
+    for region in header.regions:
+        if region.spatial_format == 3 or region.data_type in (3, 4):
+            return Reason.SPECTRAL_DOPPLER
+        if region.spatial_format == 2:
+            return Reason.M_MODE
+    return None
+
+
+def _pictures(header: LoopHeader) -> list[Region]:
+    """Return the two-dimensional regions with tissue or flow."""
+    return [region for region in header.regions if region.spatial_format == 1 and region.data_type in (1, 2)]
+
+
+def _boxes(header: LoopHeader) -> list[Region]:
+    """Return the pictures that lie apart: several regions on one box (B-mode under flow) count once."""
+    apart: list[Region] = []
+    for region in _pictures(header):
+        if region.x1 > region.x0 and region.y1 > region.y0 and not any(_overlap(region, other) for other in apart):
+            apart.append(region)
+    return apart
+
+
+def _overlap(one: Region, other: Region) -> bool:
+    """Return whether the regions share more than a tenth of the smaller one."""
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    smaller = min((region.x1 - region.x0) * (region.y1 - region.y0) for region in (one, other))
+    return width > 0 and height > 0 and 10 * width * height > smaller

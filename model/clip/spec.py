@@ -1,0 +1,36 @@
+"""The recipe of a clip: it travels with the weights, so that worker and trainer see the same numbers."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ClipSpec(BaseModel):
+    """How a loop becomes the tensor that a network was trained with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    num_frames: int = Field(default=16, ge=1)
+    """Frames of a clip."""
+    size: int = Field(default=224, ge=1)
+    """Height and width of a clip, pixels."""
+    sampling: Literal["uniform"] = "uniform"
+    """Evenly over the whole loop, as the paper does."""
+    resize: Literal["squash"] = "squash"
+    """Bilinear with antialias, both sides to `size`, the aspect ratio given up, as the paper does."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Subtracted from each channel after division by 255; zero: the paper's code."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Divides each channel afterwards; one: the paper's code."""
+
+
+def frame_indices(num_available: int, num_wanted: int) -> tuple[int, ...]:
+    """Return the frames of a loop that make a clip: floor(linspace(0, N - 1, n)), ascending, repeated in short loops.
+
+    In integers, so that no platform rounds otherwise; equal to the paper's code for every N.
+    """
+    assert num_available > 0, "a loop has a frame"
+    assert num_wanted > 0, "a clip has a frame"
+    if num_wanted == 1:
+        return (0,)
+    return tuple(k * (num_available - 1) // (num_wanted - 1) for k in range(num_wanted))

@@ -1,0 +1,49 @@
+"""From decoded frames to the tensor that a network sees.
+
+Legend: T clip frames, H, W pixels of the loop, S side of the clip, C = 3 RGB.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from model.clip.source import Frames
+from model.clip.spec import ClipSpec
+
+
+def make_clip(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
+    """Return the clip of the sampled frames.
+
+    Args:
+        frames_THWC: RGB as decoded, 0..255, `spec.num_frames` of them.
+        spec: the recipe that the network was trained with.
+
+    Returns:
+        float32 (3, T, S, S), normalised.
+    """
+    assert frames_THWC.shape[0] == spec.num_frames, "the frames are not those of the recipe"
+    return _normalised(resize(frames_THWC, spec), spec).transpose(0, 1)
+
+
+def make_still(frame_HWC: Frames, spec: ClipSpec) -> Tensor:
+    """Return one frame by the same recipe: float32 (3, S, S)."""
+    return _normalised(resize(frame_HWC[None], spec), spec)[0]
+
+
+def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
+    """Return the frames in the clip's size: uint8 (T, 3, S, S).
+
+    Bilinear with antialias on uint8, the aspect ratio given up: the paper's torchvision v2.Resize, bit for bit.
+    """
+    frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).contiguous()
+    size = [spec.size, spec.size]
+    resized: Tensor = functional.resize(
+        frames_TCHW, size, interpolation=functional.InterpolationMode.BILINEAR, antialias=True
+    )
+    return resized
+
+
+def _normalised(pixels_TCSS: Tensor, spec: ClipSpec) -> Tensor:
+    mean = torch.tensor(spec.mean).view(3, 1, 1)
+    std = torch.tensor(spec.std).view(3, 1, 1)
+    return (pixels_TCSS.float() / 255.0 - mean) / std

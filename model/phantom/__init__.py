@@ -1,0 +1,1 @@
+"""Synthetic echocardiograms with known truth: hearts, views and fans as frames; numpy alone, deterministic by seed."""

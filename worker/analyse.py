@@ -1,0 +1,170 @@
+"""A study is drained: its loops are claimed, looked at, and, when it is complete, its report is written."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from dicom_node.clock import Clock, utc_now
+from dicom_node.dispatch import Bell
+from dicom_node.errors import ReportError
+from dicom_node.ledger import claims, reports
+from dicom_node.ledger.claims import Analysed, Claimed, NotAnalysed
+from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
+from dicom_node.ledger.reports import JobInstance, ReportJob
+from dicom_node.settings import Settings
+from dicom_node.store import InstanceStore
+from worker.compose import Material, Subject, compose
+from worker.engine import Engine, load_engine
+from worker.leases import beating
+from worker.loops import AnalysedLoop, RefusedLoop, Verdict, analyse_files
+from worker.settings import Limits, ensemble_path, limits
+
+log = structlog.get_logger(__name__)
+
+Ring = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analyst:
+    """One worker process: the networks it holds and the ledger it serves."""
+
+    engine: Engine
+    sessions: Sessions
+    store: InstanceStore
+    destinations: tuple[str, ...]
+    """Names of the peers that receive reports."""
+    limits: Limits
+    ring: Ring
+    owner: str
+    """Who this is, for the eyes of a person in the ledger."""
+    clock: Clock = utc_now
+
+    def drain(self, study_id: int) -> None:
+        """Analyse what waits in the study; after the last loop of a complete study, write its report.
+
+        May run twice, late, or beside another worker on the same study: loops are claimed, and one claim wins.
+        """
+        deadline = time.monotonic() + self.limits.budget.total_seconds()
+        while True:
+            claimed = self._claim(study_id)
+            if not claimed:
+                if self._try_report(study_id):
+                    return
+                claimed = self._claim(study_id)  # loops that this ensemble had not seen wait again
+                if not claimed:
+                    return  # another worker holds the rest; who is last ends the study
+            self._analyse(claimed)
+            if time.monotonic() > deadline:
+                self.ring(study_id)  # other studies wait too
+                return
+
+    def _claim(self, study_id: int) -> list[Claimed]:
+        return claims.claim(
+            self.sessions, study_id, self.owner, self.limits.max_batch, self.limits.lease, self.clock
+        )
+
+    def _analyse(self, claimed: Sequence[Claimed]) -> None:
+        """Answer every claimed instance; what is not answered comes back by its lease."""
+        token = claimed[0].token
+        with beating(lambda: self._renew(token), self.limits) as heartbeat:
+            verdicts = analyse_files([self.store.path(one.path) for one in claimed], self.engine)
+            for one, verdict in zip(claimed, verdicts, strict=True):
+                heartbeat.step()
+                is_kept = claims.finish(self.sessions, one, self.engine.digest, _outcome(verdict), self.clock)
+                log.info(
+                    "loop_analysed" if isinstance(verdict, AnalysedLoop) else "instance_not_analysed",
+                    instance=one.sop_instance_uid,
+                    attempt=one.attempt,
+                    kept=is_kept,
+                    reason=verdict.code if isinstance(verdict, RefusedLoop) else None,
+                )
+
+    def _try_report(self, study_id: int) -> bool:
+        """Return whether this worker had the right to end the study, and did: with a report, or with a reason."""
+        job = reports.begin_report(
+            self.sessions, study_id, self.owner, self.limits.lease, self.clock, self.engine.digest
+        )
+        if job is None:
+            return False
+        self._report(job)
+        return True
+
+    def _report(self, job: ReportJob) -> None:
+        with beating(lambda: self._renew(job.token), self.limits):
+            try:
+                composed = compose(_material(job, self.store), self.engine, self.clock())
+            except ReportError as error:
+                reports.fail_report(self.sessions, job, str(error), self.clock)
+                log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
+                return
+            path = self.store.keep_report(composed.sop_instance_uid, composed.part10)
+            is_ours = reports.finish_report(
+                self.sessions, job, composed.written(path), composed.ledger, self.destinations, self.clock
+            )
+        log.info("report_written", report=composed.sop_instance_uid, revision=job.revision, kept=is_ours)
+
+    def _renew(self, token: str) -> None:
+        claims.renew(self.sessions, token, self.limits.lease, self.clock)
+
+
+def open_analyst(settings: Settings) -> tuple[Analyst, Callable[[], None]]:
+    """Return the analyst of this process, and what closes it.
+
+    Raises:
+        NoEnsemble: the ensemble of the configuration cannot be used.
+    """
+    engine = load_engine(
+        ensemble_path(settings.ensemble), device=settings.worker.device, precision=settings.worker.precision
+    )
+    sessions = open_ledger(settings.database_url)
+    bell = Bell(settings.broker.url.get_secret_value())
+    analyst = Analyst(
+        engine=engine,
+        sessions=sessions,
+        store=InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes),
+        destinations=tuple(peer.name for peer in settings.peers if peer.receives_reports),
+        limits=limits(settings.worker),
+        ring=bell.ring,
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+    )
+
+    def close() -> None:
+        bell.close()
+        close_ledger(sessions)
+
+    return analyst, close
+
+
+def _outcome(verdict: Verdict) -> Analysed | NotAnalysed:
+    if isinstance(verdict, AnalysedLoop):
+        return Analysed(outputs=verdict.to_json())
+    return NotAnalysed(code=verdict.code, reason=verdict.reason)
+
+
+def _material(job: ReportJob, store: InstanceStore) -> Material:
+    return Material(
+        study_instance_uid=job.study_instance_uid,
+        revision=job.revision,
+        predecessor=job.predecessor,
+        subjects=tuple(_subject(one, store) for one in job.instances),
+    )
+
+
+def _subject(one: JobInstance, store: InstanceStore) -> Subject:
+    verdict: Verdict
+    if one.outputs is not None:
+        verdict = AnalysedLoop.from_json(one.outputs)
+    else:
+        verdict = RefusedLoop(code=one.reason_code or "failed", reason=one.reason or "the analysis failed")
+    return Subject(
+        sop_instance_uid=one.sop_instance_uid,
+        sop_class_uid=one.sop_class_uid,
+        series_instance_uid=one.series_instance_uid,
+        path=store.path(one.path),
+        num_frames=one.num_frames,
+        verdict=verdict,
+    )

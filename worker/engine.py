@@ -1,0 +1,99 @@
+"""The ensemble in this process: loaded once, on the device that the configuration names, and asked loop by loop.
+
+Legend: B loops, T clip frames, S side of the clip in pixels, 3 = RGB.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import structlog
+import torch
+
+from model.clip.loop import Clip
+from model.clip.spec import ClipSpec, frame_indices
+from model.ensemble import Ensemble
+from model.errors import BundleError
+from model.prediction import EnsembleInfo, LoopOutputs
+from worker.errors import NoEnsemble
+
+log = structlog.get_logger(__name__)
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """An ensemble that is ready to answer."""
+
+    ensemble: Ensemble
+    """The networks, on their device."""
+
+    @property
+    def info(self) -> EnsembleInfo:
+        """Return who answers."""
+        return self.ensemble.info
+
+    @property
+    def digest(self) -> str:
+        """Return the digest that results are kept under."""
+        return self.ensemble.info.digest
+
+    @property
+    def spec(self) -> ClipSpec:
+        """Return the recipe of the clips."""
+        return self.ensemble.spec
+
+    def look_at(self, clip: Clip) -> LoopOutputs:
+        """Return what each member says of one loop."""
+        indices_BT = torch.tensor([clip.indices], dtype=torch.long)
+        (outputs,) = self.ensemble.predict_loops(clip.clip.unsqueeze(0), indices_BT)
+        return outputs
+
+    def look_at_stills(self, stills: list[torch.Tensor]) -> LoopOutputs:
+        """Return what each member says of a study's stills.
+
+        Args:
+            stills: float32 (3, S, S) each, at least one, in the order of the stack. The clip takes T of them, evenly
+                spread, as the paper's code stacks TMED-2's stills.
+        """
+        positions = frame_indices(len(stills), self.spec.num_frames)
+        stack = torch.stack([stills[position] for position in positions], dim=1)
+        return self.ensemble.predict_study(stack, torch.tensor(positions, dtype=torch.long))
+
+
+def load_engine(path: Path, *, device: str = "auto", precision: Precision = "auto") -> Engine:
+    """Return the ensemble of `path` on its device; its reference outputs were reproduced.
+
+    Raises:
+        NoEnsemble: it cannot be used.
+    """
+    chosen = choose_device(device)
+    try:
+        ensemble = Ensemble.load(path, device=chosen, precision=choose_precision(chosen, precision))
+    except BundleError as error:
+        raise NoEnsemble(str(error)) from error
+    log.info("ensemble_loaded", name=ensemble.info.name, version=ensemble.info.version, digest=ensemble.info.digest,
+             device=chosen)  # fmt: skip
+    return Engine(ensemble=ensemble)
+
+
+def choose_device(wanted: str) -> str:
+    """Return the device: the first GPU where there is one, unless the configuration names another.
+
+    Raises:
+        NoEnsemble: a GPU is asked for that PyTorch does not see.
+    """
+    if wanted == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise NoEnsemble(f"worker.device: {wanted}: PyTorch sees no GPU; use cpu or auto, or mend the driver")
+    return wanted
+
+
+def choose_precision(device: str, wanted: Precision) -> Literal["fp32", "bf16"]:
+    """Return bf16 on a GPU that computes in it, else fp32, unless the configuration says which."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+

@@ -1,0 +1,66 @@
+"""One instance through the network: a result, or the reason why it carries no number."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.clip.loop import Clip, load_clip
+from model.clip.spec import ClipSpec
+from model.errors import NotALoop, UnreadableLoop
+from model.prediction import LoopOutputs, outputs_from_json, outputs_to_json
+from worker.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalysedLoop:
+    """A loop and what the ensemble says of it."""
+
+    outputs: LoopOutputs
+    frames: tuple[int, ...]
+    """0-based frames of the loop that the clip was made of, in its order."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that the ledger keeps; floats survive it to the last bit."""
+        return {"outputs": outputs_to_json(self.outputs), "frames": list(self.frames)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "AnalysedLoop":
+        """Return what `to_json` was made of."""
+        return cls(outputs=outputs_from_json(document["outputs"]), frames=tuple(document["frames"]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedLoop:
+    """An instance that carries no number, and why."""
+
+    code: str
+    """Of the closed set of reasons."""
+    reason: str
+    """In words that a cardiologist understands."""
+
+
+Verdict = AnalysedLoop | RefusedLoop
+
+
+def analyse_files(paths: Sequence[Path], engine: Engine) -> Iterator[Verdict]:
+    """Yield the verdict on each file, in order; the next one is decoded while the network looks at this one."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as decoder:
+        ahead = [decoder.submit(_clip_or_reason, path, engine.spec) for path in paths[:1]]
+        for position in range(len(paths)):
+            prepared = ahead.pop().result()
+            ahead += [decoder.submit(_clip_or_reason, path, engine.spec) for path in paths[position + 1 : position + 2]]
+            if isinstance(prepared, RefusedLoop):
+                yield prepared
+            else:
+                yield AnalysedLoop(outputs=engine.look_at(prepared), frames=tuple(prepared.indices))
+
+
+def _clip_or_reason(path: Path, spec: ClipSpec) -> Clip | RefusedLoop:
+    try:
+        return load_clip(path, spec)
+    except NotALoop as error:
+        return RefusedLoop(code=error.reason.value, reason=str(error))
+    except UnreadableLoop as error:
+        return RefusedLoop(code="unreadable", reason=str(error))
