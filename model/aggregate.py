@@ -20,7 +20,7 @@ from model.prediction import (
     StudyPrediction,
     TaskResult,
 )
-from model.tasks import CATALOGUE, REPORTED_TASKS, Kind, Scope, Task, TaskInfo, View
+from model.tasks import CATALOGUE, REPORTED_TASKS, STUDY_TASKS, Kind, Scope, Task, TaskInfo, View
 
 UNDETERMINED_BAND = (0.4, 0.6)
 """A binary task whose mean probability lies in here, ends included, is not answered: a coin would do as well."""
@@ -61,8 +61,7 @@ def stills_wanted(loops: Iterable[Loop], info: EnsembleInfo) -> tuple[str, ...]:
 
     The order is that of the views (A4C, A2C, PLAX, PSAX), then of the keys; empty if no task wants a stack.
     """
-    tasks = [task for task in info.tasks if CATALOGUE[task].scope is Scope.STUDY]
-    views = frozenset[View]().union(*(CATALOGUE[task].views for task in tasks))
+    views = frozenset[View]().union(*(info.views[task] for task in STUDY_TASKS if task in info.views))
     order = list(View)
     gated = [one for one in _gate_all(loops, info) if one.view in views]
     return tuple(one.loop.key for one in sorted(gated, key=lambda one: order.index(one.view or View.OTHER)))
@@ -100,9 +99,9 @@ def _gate_all(loops: Iterable[Loop], info: EnsembleInfo) -> list[GatedLoop]:
 def _answer(
     info: TaskInfo, gated: Sequence[GatedLoop], study_outputs: LoopOutputs | None, ensemble: EnsembleInfo
 ) -> TaskResult | Abstention:
-    if info.task not in ensemble.tasks:
+    if info.task not in ensemble.views:
         return _abstain(info, Absence.NOT_ATTEMPTED, "the ensemble has no network for this measurement")
-    used = [one.loop for one in gated if one.view in info.views]
+    used = [one.loop for one in gated if one.view in ensemble.views[info.task]]
     if not used:
         return _abstain(info, Absence.NOT_ATTEMPTED, _nothing_to_see(info, gated))
     if info.scope is Scope.STUDY:
@@ -219,7 +218,7 @@ def _loop_view(gated: GatedLoop, ensemble: EnsembleInfo) -> LoopView:
 
 def _loop_numbers(gated: GatedLoop, ensemble: EnsembleInfo) -> Iterable[LoopNumber]:
     for task, info in CATALOGUE.items():
-        if info.kind is Kind.REGRESSION and task in ensemble.tasks and gated.view in info.views:
+        if info.kind is Kind.REGRESSION and gated.view in ensemble.views.get(task, ()):
             values = [member[0] for member in gated.loop.outputs.get(task, []) if len(member) == 1]
             if values and _all_finite(values) and info.low <= _mean(values) <= info.high:
                 yield LoopNumber(task=task, value=_mean(values), sd=_sd(values))

@@ -36,8 +36,9 @@ class EnsembleInfo:
     """What its numbers are worth, such as "untrained weights: numbers have no meaning"."""
     digest: str
     """sha256 over the manifest and every bundle, hexadecimal."""
-    tasks: frozenset[Task]
-    """Tasks that at least one member carries."""
+    views: Mapping[Task, frozenset[View]]
+    """Each task that at least one member carries -> views that may speak for it: those that every member was trained on
+    and that the catalogue allows."""
     view_threshold: float
     """Smallest mean probability at which a view counts as recognised, 0..1."""
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ INFO = EnsembleInfo(
     version="1",
     statement="untrained weights: numbers have no meaning",
     digest="0" * 64,
-    tasks=frozenset(Task),
+    views={task: info.views for task, info in CATALOGUE.items()},
     view_threshold=0.6,
 )
 
@@ -108,6 +109,15 @@ def test_a_loop_of_another_view_does_not_speak() -> None:
     assert lvef.loops == ("1.1",)
 
 
+def test_a_view_that_a_member_was_not_trained_on_does_not_speak() -> None:
+    info = replace(INFO, views={**INFO.views, Task.LVEF: frozenset({View.A4C})})
+
+    prediction = aggregate([loop("1.1", View.A2C)], None, info)
+
+    assert abstention(prediction, Task.LVEF).kind is Absence.NOT_ATTEMPTED
+    assert result(prediction, Task.LVEDV).loops == ("1.1",)
+
+
 def test_a_loop_whose_view_is_not_recognised_does_not_speak_and_says_why() -> None:
     prediction = aggregate([loop("1.1", probability=0.41)], None, INFO)
 
@@ -149,7 +159,7 @@ def test_a_study_without_loops_abstains_from_everything() -> None:
 
 def test_a_task_that_the_ensemble_lacks_is_not_attempted() -> None:
     info = EnsembleInfo(
-        name="n", version="1", statement="s", digest="0", tasks=frozenset({Task.VIEW}), view_threshold=0.6
+        name="n", version="1", statement="s", digest="0", views={Task.VIEW: frozenset()}, view_threshold=0.6
     )
 
     lvef = abstention(aggregate([loop("1.1")], None, info), Task.LVEF)
@@ -268,7 +278,12 @@ def test_the_stack_is_ordered_by_view_then_by_key() -> None:
 
 def test_an_ensemble_without_a_study_task_wants_no_stills() -> None:
     info = EnsembleInfo(
-        name="n", version="1", statement="s", digest="0", tasks=frozenset(LOOP_TASKS), view_threshold=0.6
+        name="n",
+        version="1",
+        statement="s",
+        digest="0",
+        views={task: CATALOGUE[task].views for task in LOOP_TASKS},
+        view_threshold=0.6,
     )
 
     assert stills_wanted([loop("1.1")], info) == ()

@@ -1,0 +1,236 @@
+"""Several networks asked together, each number independent of its neighbours."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model import bundle
+from model.bundle import Bundle
+from model.clip.spec import ClipSpec
+from model.ensemble import Ensemble, pad, stack_stills
+from model.errors import BundleError
+from model.prediction import decode
+from model.tasks import CATALOGUE, LOOP_TASKS, Task, View
+
+MakeBundle = Callable[..., Bundle]
+MakeEnsemble = Callable[..., Path]
+
+GATE = {Task.VIEW: tuple(View)}
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of `ensemble.json`."""
+    file = path / "ensemble.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def some_clips(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    clips_BCTHW = torch.rand((count, 3, 4, 32, 32), generator=generator)
+    indices_BT = torch.randint(0, 60, (count, 4), generator=generator).sort(dim=1).values
+    return clips_BCTHW, indices_BT
+
+
+@pytest.fixture
+def tiny(make_ensemble: MakeEnsemble, tmp_path: Path) -> Ensemble:
+    """Two members, each with every task."""
+    return Ensemble.load(make_ensemble(tmp_path / "tiny"))
+
+
+def test_every_member_answers_every_task_of_a_loop(tiny: Ensemble) -> None:
+    (outputs,) = tiny.predict_loops(*some_clips(1))
+
+    assert tuple(outputs) == LOOP_TASKS
+    assert all(len(members) == 2 for members in outputs.values())
+    assert all(len(values) == CATALOGUE[task].num_outputs for task, ms in outputs.items() for values in ms)
+
+
+def test_probabilities_add_up_to_one(tiny: Ensemble) -> None:
+    (outputs,) = tiny.predict_loops(*some_clips(1))
+
+    assert [sum(member) for member in outputs[Task.VIEW]] == pytest.approx([1.0, 1.0])
+
+
+def test_members_are_different_networks(tiny: Ensemble) -> None:
+    (outputs,) = tiny.predict_loops(*some_clips(1))
+
+    assert outputs[Task.LVEF][0] != outputs[Task.LVEF][1]
+
+
+def test_an_ensemble_says_what_its_bundles_say(tiny: Ensemble, tmp_path: Path) -> None:
+    clips_BCTHW, indices_BT = some_clips(1)
+    network = bundle.load(tmp_path / "tiny" / "member-1").network
+
+    with torch.inference_mode():
+        raw = network(clips_BCTHW, indices_BT)["lvedv"][0].tolist()
+
+    assert tiny.predict_loops(clips_BCTHW, indices_BT)[0][Task.LVEDV][1] == decode(Task.LVEDV, raw)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(count=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_a_number_never_depends_on_its_batch(tiny: Ensemble, count: int, seed: int) -> None:
+    clips_BCTHW, indices_BT = some_clips(count, seed)
+
+    together = tiny.predict_loops(clips_BCTHW, indices_BT)
+    alone = [tiny.predict_loops(clips_BCTHW[i : i + 1], indices_BT[i : i + 1])[0] for i in range(count)]
+
+    assert together == alone
+
+
+def test_no_loops_give_no_outputs(tiny: Ensemble) -> None:
+    assert tiny.predict_loops(*some_clips(0)) == []
+
+
+def test_a_study_is_asked_for_the_tasks_of_studies_alone(tiny: Ensemble) -> None:
+    clips_BCTHW, indices_BT = some_clips(1)
+
+    outputs = tiny.predict_study(clips_BCTHW[0], indices_BT[0])
+
+    assert set(outputs) == {Task.AORTIC_STENOSIS}
+    assert len(outputs[Task.AORTIC_STENOSIS]) == 2
+
+
+def test_members_of_a_task_are_the_bundles_that_carry_it(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "mixed", views=[GATE, GATE | {Task.LVEF: (View.A4C,)}])
+    mixed = Ensemble.load(path)
+
+    (outputs,) = mixed.predict_loops(*some_clips(1))
+
+    assert mixed.tasks == {Task.VIEW, Task.LVEF}
+    assert len(outputs[Task.VIEW]) == 2
+    assert len(outputs[Task.LVEF]) == 1
+
+
+def test_a_task_speaks_on_the_views_that_all_its_members_were_trained_on(
+    make_ensemble: MakeEnsemble, tmp_path: Path
+) -> None:
+    both = GATE | {Task.LVEF: (View.A4C, View.A2C)}
+    path = make_ensemble(tmp_path / "mixed", views=[both, GATE | {Task.LVEF: (View.A4C, View.PLAX)}])
+
+    assert Ensemble.load(path).info.views[Task.LVEF] == {View.A4C}
+
+
+def test_low_precision_stays_near_full_precision(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    clip = some_clips(1)
+
+    (full,) = Ensemble.load(path).predict_loops(*clip)
+    (low,) = Ensemble.load(path, precision="bf16").predict_loops(*clip)
+
+    assert low[Task.LVEF] != full[Task.LVEF]
+    assert np.array(low[Task.VIEW]) == pytest.approx(np.array(full[Task.VIEW]), abs=0.05)
+
+
+def test_the_digest_is_that_of_the_content_not_of_the_place(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    shutil.copytree(path, tmp_path / "copy")
+
+    assert Ensemble.load(path).digest == Ensemble.load(tmp_path / "copy").digest
+
+
+@pytest.mark.parametrize(
+    "changes", [{"version": "1.1"}, {"statement": "trained"}, {"view_threshold": 0.9}, {"name": "other"}]
+)
+def test_another_manifest_has_another_digest(
+    make_ensemble: MakeEnsemble, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    before = Ensemble.load(path).digest
+    edit(path, **changes)
+
+    assert Ensemble.load(path).digest != before
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b", "..", ".hidden", "", "a\\b", "a\n"])
+def test_a_bundle_elsewhere_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path, name: str) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    edit(path, bundles=[{"name": name, "sha256": "0" * 64}])
+
+    with pytest.raises(BundleError, match=r"ensemble\.json: bundles\.0\.name"):
+        Ensemble.load(path)
+
+
+def test_a_bundle_that_was_exchanged_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    shutil.rmtree(path / "member-0")
+    shutil.copytree(path / "member-1", path / "member-0")
+
+    with pytest.raises(BundleError, match=r"member-0.bundle\.json: sha256 is .*copy the whole ensemble again"):
+        Ensemble.load(path)
+
+
+def test_a_bundle_that_stands_twice_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    (first, _second) = json.loads((path / "ensemble.json").read_text())["bundles"]
+    edit(path, bundles=[first, first | {"name": "copy"}])
+
+    with pytest.raises(BundleError, match="a bundle stands twice"):
+        Ensemble.load(path)
+
+
+def test_an_unknown_key_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    edit(path, treshold=0.5)
+
+    with pytest.raises(BundleError, match="treshold: Extra inputs are not permitted"):
+        Ensemble.load(path)
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"ensemble\.json: cannot be read"):
+        Ensemble.load(tmp_path)
+
+
+def test_bundles_of_different_recipes_are_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    path = tmp_path / "mixed"
+    path.mkdir()
+    first = make_bundle(path / "first")
+    second = make_bundle(path / "second", clip=ClipSpec(num_frames=4, size=32, mean=(0.5, 0.5, 0.5)))
+    members = [{"name": "first", "sha256": first.digest}, {"name": "second", "sha256": second.digest}]
+    rest = {"format": 1, "name": "mixed", "version": "1", "statement": "none", "view_threshold": 0.5}
+    (path / "ensemble.json").write_text(json.dumps(rest | {"bundles": members}))
+
+    with pytest.raises(BundleError, match="differ in their clip recipe"):
+        Ensemble.load(path)
+
+
+def test_an_ensemble_that_recognises_no_view_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "blind", views=[{Task.LVEF: (View.A4C,)}])
+
+    with pytest.raises(BundleError, match="no bundle recognises views"):
+        Ensemble.load(path)
+
+
+def test_a_batch_is_filled_with_zeros() -> None:
+    padded = pad(torch.ones(2, 3), 4)
+
+    assert padded.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+
+
+def test_a_stack_repeats_stills_when_they_are_too_few() -> None:
+    stills = [torch.full((3, 32, 32), level) for level in (0.0, 1.0)]
+
+    stack_CTHW, positions_T = stack_stills(stills, ClipSpec(num_frames=4, size=32))
+
+    assert positions_T.tolist() == [0, 0, 0, 1]
+    assert stack_CTHW.shape == (3, 4, 32, 32)
+    assert stack_CTHW[0, :, 0, 0].tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_stack_takes_stills_evenly_when_they_are_too_many() -> None:
+    stills = [torch.full((3, 32, 32), float(level)) for level in range(10)]
+
+    stack_CTHW, positions_T = stack_stills(stills, ClipSpec(num_frames=4, size=32))
+
+    assert positions_T.tolist() == [0, 3, 6, 9]
+    assert stack_CTHW[0, :, 0, 0].tolist() == [0.0, 3.0, 6.0, 9.0]
