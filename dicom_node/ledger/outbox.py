@@ -47,6 +47,7 @@ def due(sessions: Sessions, peer: str, *, limit: int, lease: timedelta, clock: C
             select(Delivery.id)
             .where(
                 Delivery.peer == peer,
+                Delivery.state.in_([DeliveryState.WAITING, DeliveryState.SENDING]),  # lets the index leave out the rest
                 or_(
                     and_(Delivery.state == DeliveryState.WAITING, Delivery.next_attempt_at <= now),
                     and_(Delivery.state == DeliveryState.SENDING, Delivery.lease_until < now),

@@ -18,8 +18,8 @@ from PIL.Image import DecompressionBombError
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_fragments
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.utils import iter_pixels
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
+from pydicom.pixels.utils import iter_pixels
 
 from model.clip.source import Frames, LoopHeader, LoopSource, Region
 from model.clip.video import read_video

@@ -6,7 +6,6 @@ Lengths in mm, volumes in mL, time in ms.
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.random import Generator
 
 ELONGATION = 1.7
@@ -49,7 +48,7 @@ class Heart:
 
 def diameter_mm(volume_ml: float) -> float:
     """Return the diameter of a prolate ellipsoid of this volume and of the ventricle's elongation."""
-    return 10.0 * (6.0 * volume_ml / (math.pi * ELONGATION)) ** (1.0 / 3.0)
+    return 10.0 * math.cbrt(6.0 * volume_ml / (math.pi * ELONGATION))
 
 
 def random_heart(rng: Generator) -> Heart:
@@ -62,8 +61,3 @@ def random_heart(rng: Generator) -> Heart:
         heart_rate=float(rng.uniform(50.0, 100.0)),
         stenosis=int(rng.integers(0, 5)),
     )
-
-
-def beats(heart: Heart, num_frames: int, frame_time_ms: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Return the volume at each frame, mL."""
-    return np.array([heart.volume_ml(index * frame_time_ms) for index in range(num_frames)])

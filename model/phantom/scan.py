@@ -85,7 +85,7 @@ def _speckle(rng: Generator) -> NDArray[np.float64]:
     field = rng.normal(size=(2, _SPECKLE, _SPECKLE))
     smooth = field + np.roll(field, 1, axis=1) + np.roll(field, 1, axis=2) + np.roll(field, (1, 1), axis=(1, 2))
     amplitude: NDArray[np.float64] = np.hypot(smooth[0], smooth[1])
-    return amplitude / amplitude.mean()
+    return np.asarray(amplitude / amplitude.mean())
 
 
 def _insonify(
@@ -97,7 +97,7 @@ def _insonify(
     echo = moment.brightness * texture[row, column] * np.exp(-z / 400.0) * screen.gain
     compressed = np.log1p(12.0 * echo) / np.log1p(12.0 * 2.2)
     noisy = 255.0 * compressed + rng.normal(0.0, 3.0, size=z.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
 
 
 def _paint_flow(frame: Frames, moment: Slice, fan: NDArray[np.bool_]) -> None:
