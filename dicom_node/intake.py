@@ -16,7 +16,7 @@ from dicom_node.clock import Clock
 from dicom_node.errors import LedgerUnavailable, UidConflict
 from dicom_node.identity import UID
 from dicom_node.ledger import studies
-from dicom_node.ledger.engine import Sessions, lock_name, reading
+from dicom_node.ledger.engine import Sessions, WriteTurn, lock_name, reading
 from dicom_node.ledger.schema import Instance, InstanceState, Report, Study, StudyState
 from dicom_node.store import InstanceStore, Kept, dataset_digest
 
@@ -70,6 +70,7 @@ class Intake:
 
     def __init__(self, sessions: Sessions, store: InstanceStore, clock: Clock, ring: Ring) -> None:
         self._sessions = sessions
+        self._turn = WriteTurn(sessions)
         self._store = store
         self._clock = clock
         self._ring = ring
@@ -113,7 +114,7 @@ class Intake:
 
     def _record(self, received: Received, kept: Kept) -> IntakeOutcome:
         now = self._clock()
-        with self._sessions.begin() as session:
+        with self._turn, self._sessions.begin() as session:
             lock_name(session, received.sop_instance_uid)
             known = _known(session, received, kept.sha256)
             study = studies.open_study(session, received.study_uid, now)
@@ -126,7 +127,7 @@ class Intake:
 
     def _remove_orphan(self, received: Received, kept: Kept) -> None:
         try:
-            with _translated(), self._sessions.begin() as session:
+            with _translated(), self._turn, self._sessions.begin() as session:
                 lock_name(session, received.sop_instance_uid)
                 # Another association may have sent the same bytes at the same time; then the file is its file.
                 if session.scalar(select(Instance.id).where(Instance.path == kept.path).limit(1)) is None:
@@ -250,4 +251,5 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout) as error:
-        raise LedgerUnavailable(f"the ledger did not commit: {type(error).__name__}") from error
+        said = str(getattr(error, "orig", None) or error).partition("\n")[0]  # without statement and parameters
+        raise LedgerUnavailable(f"the ledger did not commit: {said}") from error

@@ -59,11 +59,12 @@ class InstanceStore:
         """
         digest = dataset_digest(dataset)
         target = Path(_INSTANCES) / study_uid / f"{sop_uid}-{digest[:_DIGITS]}.dcm"
+        self._check_reserve(len(part10_header) + len(dataset))
         self._write(target, (part10_header, dataset))
         return Kept(path=str(target), sha256=digest, num_bytes=len(dataset))
 
     def keep_report(self, sop_uid: UID, content: bytes) -> str:
-        """Make a report safe in the same way and return its relative path.
+        """Make a report safe in the same way and return its relative path; the reserve is there for it.
 
         Raises:
             OutOfSpace, StoreError: nothing was kept.
@@ -80,6 +81,7 @@ class InstanceStore:
         """
         digest = dataset_digest(dataset)
         target = Path(_QUARANTINE) / f"{digest}.dcm"
+        self._check_reserve(len(part10_header) + len(dataset))
         self._write(target, (part10_header, dataset))
         return Kept(path=str(target), sha256=digest, num_bytes=len(dataset))
 
@@ -124,7 +126,6 @@ class InstanceStore:
     def _write(self, target: Path, pieces: tuple[bytes, ...]) -> None:
         part = self._root / _INCOMING / f"{uuid.uuid4().hex}{_PART}"
         try:
-            self._check_reserve(sum(len(piece) for piece in pieces))
             _write_synced(part, pieces)
             self._rename_synced(part, self._root / target)
         except OSError as error:
@@ -133,7 +134,10 @@ class InstanceStore:
             raise kind(f"{target}: cannot be kept: {error.strerror}") from error
 
     def _check_reserve(self, num_bytes: int) -> None:
-        free = self.free_bytes()
+        try:
+            free = self.free_bytes()
+        except OSError as error:
+            raise StoreError(f"{self._root}: cannot be looked at: {error.strerror}") from error
         if free - num_bytes < self._min_free_bytes:
             raise OutOfSpace(f"{free} bytes free, {num_bytes} wanted, node.min_free_bytes is {self._min_free_bytes}")
 

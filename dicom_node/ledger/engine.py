@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,33 @@ def reading(sessions: Sessions) -> Iterator[Session]:
     with sessions() as session:
         session.connection(execution_options={_READING: True})
         yield session
+
+
+class WriteTurn:
+    """Lets the threads of one process write one after the other where the engine has one writer anyway.
+
+    SQLite's waiters poll, and luck decides who is next: among 64 associations one would miss its 5 seconds.
+    Held around a write transaction; on PostgreSQL it does nothing.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        engine = sessions.kw["bind"]
+        assert isinstance(engine, Engine)
+        self._lock = threading.Lock() if engine.dialect.name == "sqlite" else None
+
+    def __enter__(self) -> None:
+        """Wait for the turn.
+
+        Raises:
+            LedgerUnavailable: it did not come in time.
+        """
+        if self._lock is not None and not self._lock.acquire(timeout=_LOCK_SECONDS):
+            raise LedgerUnavailable(f"the ledger is locked for {_LOCK_SECONDS} s")
+
+    def __exit__(self, *_exception: object) -> None:
+        """Give the turn to the next."""
+        if self._lock is not None:
+            self._lock.release()
 
 
 def lock_name(session: Session, name: str) -> None:

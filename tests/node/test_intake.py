@@ -1,20 +1,25 @@
 """An instance is safe and counted when the intake returns, or nothing of it is left."""
 
+import contextlib
+import itertools
+import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
 
+from dicom_node.clock import utc_now
 from dicom_node.errors import LedgerUnavailable, UidConflict
 from dicom_node.identity import UID
 from dicom_node.intake import Intake, IntakeKind
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.schema import History, Instance, Report, Study, StudyState
 from dicom_node.ledger.views import study_json
-from dicom_node.store import InstanceStore
+from dicom_node.store import InstanceStore, dataset_digest
 from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals, instance
 from tests.doubles.clock import ManualClock
@@ -98,6 +103,17 @@ def test_other_bytes_of_the_same_study_become_the_current_version(
     assert [tuple(version) for version in versions] == [(3, False), (5, True)]
     assert len(images(store)) == 2
     assert study_json(sessions, STUDY)["instances"] == 1
+
+
+def test_an_older_version_sent_again_stays_older(arrivals: Arrivals, sessions: Sessions) -> None:
+    arrivals.send(sop_uid=SOP, dataset=b"old")
+    arrivals.send(sop_uid=SOP, dataset=b"newer")
+
+    outcome = arrivals.intake.receive(instance(STUDY, SOP, b"old"))
+
+    with sessions() as session:
+        current = session.scalars(select(Instance.num_bytes).where(Instance.is_current)).all()
+    assert (outcome.kind, current) == (IntakeKind.IDENTICAL, [5])
 
 
 def test_a_uid_of_another_study_goes_to_quarantine_and_into_the_history(
@@ -212,7 +228,7 @@ def test_the_same_instance_from_many_associations_at_once_is_one_row(
 ) -> None:
     outcomes = at_once(8, lambda _position: arrivals.intake.receive(instance(STUDY, SOP, b"pixels")).kind)
 
-    assert sorted(outcomes) == [IntakeKind.IDENTICAL] * 7 + [IntakeKind.KEPT]
+    assert sorted(str(kind) for kind in outcomes) == [IntakeKind.IDENTICAL] * 7 + [IntakeKind.KEPT]
     assert (count(sessions, Study), count(sessions, Instance), len(images(store))) == (1, 1, 1)
 
 
@@ -253,3 +269,37 @@ def test_one_uid_in_two_studies_at_once_is_kept_once_and_refused_once(
 
     assert sorted(str(answer) for answer in at_once(2, send)) == ["kept", "refused"]
     assert (count(sessions, Study), count(sessions, Instance), len(images(store))) == (1, 1, 1)
+
+
+def receive_for_ever(url: str, root: Path, said: Connection) -> None:
+    """Receive instance after instance and say each that would have had Success; the body of a child process."""
+    sessions = open_ledger(url)
+    intake = Intake(sessions, InstanceStore(root, min_free_bytes=0), utc_now, lambda _study_id: None)
+    for number in itertools.count():
+        uid = UID(f"1.2.826.0.1.8.{number}")
+        intake.receive(instance(STUDY, uid, b"pixels of %d" % number))
+        said.send(uid)
+
+
+def test_what_had_success_outlives_a_kill(sessions: Sessions, ledger_url: str, store: InstanceStore) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    hear, say = spawn.Pipe(duplex=False)
+    acceptor = spawn.Process(target=receive_for_ever, args=(ledger_url, store.path(""), say), daemon=True)
+    acceptor.start()
+    say.close()
+    answered = [hear.recv() for _ in range(25)]
+    acceptor.kill()
+    acceptor.join(30)
+    with contextlib.suppress(EOFError):
+        while True:
+            answered.append(hear.recv())
+    hear.close()
+
+    with sessions() as session:
+        rows = session.execute(select(Instance.sop_instance_uid, Instance.path, Instance.sha256)).all()
+    paths = {uid: store.path(path) for uid, path, _digest in rows}
+    assert set(answered) <= set(paths)
+    assert len(rows) <= len(answered) + 1
+    for uid, _path, digest in rows:
+        dataset = paths[uid].read_bytes().partition(b"DICM")[2]
+        assert dataset_digest(dataset) == digest

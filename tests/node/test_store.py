@@ -61,6 +61,15 @@ def test_below_the_reserve_nothing_is_written(tmp_path: Path) -> None:
     assert files_below(tmp_path) == []
 
 
+def test_a_report_may_use_the_reserve(tmp_path: Path) -> None:
+    store = InstanceStore(tmp_path, min_free_bytes=2**60)
+
+    path = store.keep_report(SOP, b"a report")
+
+    assert path == f"reports/{SOP}.dcm"
+    assert store.path(path).read_bytes() == b"a report"
+
+
 @pytest.mark.parametrize(
     ("number", "error"),
     [(errno.ENOSPC, OutOfSpace), (errno.EDQUOT, OutOfSpace), (errno.EROFS, StoreError), (errno.EIO, StoreError)],
