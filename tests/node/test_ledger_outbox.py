@@ -1,10 +1,13 @@
 """The promise to deliver is kept, tried again, or becomes a dead letter that people see."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 
 from dicom_node.completion import tick
+from dicom_node.identity import UID
 from dicom_node.ledger import outbox, studies
 from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.outbox import DueDelivery
@@ -153,3 +156,26 @@ def test_a_delivery_of_an_older_report_does_not_end_the_new_revision(
 def test_peers_do_not_see_each_others_deliveries(sessions: Sessions, clock: ManualClock) -> None:
     assert take(sessions, clock, "nobody") == []
     assert [item.peer for item in take(sessions, clock, "archive")] == ["archive"]
+
+
+def test_two_peers_that_answer_at_once_end_the_study(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock
+) -> None:
+    uids = [UID(f"1.2.826.0.6.{number}") for number in range(12)]
+    study_ids = [arrivals.send(uid) for uid in uids]
+    clock.pass_by(31)
+    tick(sessions, clock, timedelta(seconds=30))
+    for study_id in study_ids:
+        analyst.report(study_id, ["pacs", "archive"])
+    gate = threading.Barrier(2)
+
+    def answer(peer: str) -> None:
+        items = outbox.due(sessions, peer, limit=100, lease=LEASE, clock=clock)
+        for item in items:
+            gate.wait(timeout=30)
+            outbox.delivered(sessions, item, clock)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(answer, ["pacs", "archive"]))
+
+    assert [study_json(sessions, uid)["state"] for uid in uids] == ["delivered"] * len(uids)
