@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -202,13 +203,22 @@ def reference_clip(clip: ClipSpec, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(generator.random(shape, dtype=np.float32)), indices_BT
 
 
+def exact() -> AbstractContextManager[None]:
+    """Return a context in which a GPU's convolutions keep all of float32 and choose the same algorithm every time."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
+
+
 @torch.inference_mode()
 def reference_outputs(network: EchoVision, manifest: Manifest, device: str) -> dict[Task, tuple[float, ...]]:
     """Return what a network in evaluation mode answers to the reference clip, in float32."""
     clip_BCTHW, indices_BT = reference_clip(manifest.clip, manifest.reference.seed)
-    tokens_BLD = network.encode(clip_BCTHW.to(device))
     indices_BT = indices_BT.to(device)
-    answers = {task: network.branch(task.value, tokens_BLD, indices_BT) for task in manifest.tasks}
+    with exact():
+        tokens_BLD = network.encode(clip_BCTHW.to(device))
+        answers = {task: network.branch(task.value, tokens_BLD, indices_BT) for task in manifest.tasks}
     return {task: tuple(answer[0].float().cpu().tolist()) for task, answer in answers.items()}
 
 

@@ -146,7 +146,8 @@ class Ensemble:
         for start in range(0, len(clips_BCTHW), self._batch):
             clips = pad(clips_BCTHW[start : start + self._batch], self._batch)
             indices = pad(indices_BT[start : start + self._batch], self._batch)
-            answers = self._run(self._send(clips), self._send(indices), wanted)
+            with bundle.exact():
+                answers = self._run(self._send(clips), self._send(indices), wanted)
             num_real = min(self._batch, len(clips_BCTHW) - start)
             outputs.extend(
                 {task: [decode(task, rows[place]) for rows in answers[task]] for task in wanted}
