@@ -1,0 +1,234 @@
+"""The measurement groups of a report (TID 1501): the left ventricle and the aortic valve of the study, and each loop.
+
+Viewers need in every group a tracking UID of its own and exactly one region on one frame; a number is always full
+(OHIF breaks on an empty one), so what was not measured is said by a code and a sentence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from highdicom.sr import CodedConcept, ContentItem
+
+from dicom_node.identity import UID, result_uid
+from dicom_node.report import concepts, tree
+from dicom_node.report.findings import (
+    Abstained,
+    Algorithm,
+    EvaluatedFinding,
+    Evaluation,
+    Findings,
+    LoopFinding,
+    MeasuredValue,
+    Measurement,
+)
+
+_UNIT = {Measurement.LVEF: "%", Measurement.LVEDV: "mL", Measurement.LVESV: "mL"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageReference:
+    """An image that a report may point at."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    rows: int
+    columns: int
+    frame: int
+    """The one frame that a region lies on, counted from 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupContext:
+    """What every group of one report shares."""
+
+    study_uid: UID
+    revision: int
+    algorithm: Algorithm
+    images: dict[str, ImageReference]
+    """Every analysed loop by its SOP Instance UID."""
+    fallback: ImageReference
+    """Where a group without a loop of its own points."""
+
+    def tracking(self, label: str) -> list[ContentItem]:
+        """Return the identifiers of a group: a function of study, revision, ensemble and label."""
+        identifier = result_uid(self.study_uid, self.revision, self.algorithm.ensemble_digest, f"group/{label}")
+        return [
+            tree.text(concepts.TRACKING_ID, label, tree.OBSERVES),
+            tree.uid(concepts.TRACKING_UID, identifier, tree.OBSERVES),
+        ]
+
+    def region(self, loops: Sequence[str]) -> ContentItem:
+        """Return the analysed area on one frame of the first loop."""
+        where = next((self.images[uid] for uid in loops if uid in self.images), self.fallback)
+        source = tree.image(
+            concepts.SOURCE_IMAGE, where.sop_class_uid, where.sop_instance_uid, tree.SELECTED, frames=[where.frame]
+        )
+        return tree.rectangle(concepts.IMAGE_REGION, where.rows, where.columns, source)
+
+    def sources(self, loops: Sequence[str], frames: Sequence[int] = ()) -> list[ContentItem]:
+        """Return the loops that a number was inferred from."""
+        return [
+            tree.image(
+                concepts.SOURCE_OF_MEASUREMENT, self.images[uid].sop_class_uid, uid, tree.INFERRED, frames=frames
+            )
+            for uid in loops
+        ]
+
+    def identification(self, task: str, members: int | None) -> list[ContentItem]:
+        """Return who computed a number (TID 4019)."""
+        parameters = [f"task={task}", f"ensemble sha256={self.algorithm.ensemble_digest}"]
+        if members is not None:
+            parameters.append(f"members={members}")
+            parameters.append("uncertainty=ensemble standard deviation, k=1")
+        return [
+            tree.text(concepts.ALGORITHM_NAME, self.algorithm.name, tree.MODIFIES),
+            tree.text(concepts.ALGORITHM_VERSION, self.algorithm.version, tree.MODIFIES),
+            *(tree.text(concepts.ALGORITHM_PARAMETERS, one, tree.MODIFIES) for one in parameters),
+            tree.code(concepts.ALGORITHM_FAMILY, concepts.ARTIFICIAL_INTELLIGENCE, tree.MODIFIES),
+        ]
+
+
+def left_ventricle(findings: Findings, context: GroupContext) -> ContentItem:
+    """Return the study's group of the left ventricle: LVEF, volumes and depressed function."""
+    used = [uid for one in findings.measurements for uid in one.loops]
+    children = [
+        *context.tracking("Study: left ventricle"),
+        *_about(concepts.LEFT_VENTRICLE, concepts.LEFT_VENTRICLE),
+        *(_study_number(one, context) for one in findings.measurements),
+    ]
+    for evaluation in _of(findings.evaluations, Evaluation.LVEF_REDUCED):
+        used += evaluation.loops
+        children += _reduced(evaluation, context)
+    for abstained in findings.abstentions:
+        if abstained.task is not Evaluation.AORTIC_STENOSIS:
+            children += _not_measured(abstained)
+    return tree.container(concepts.GROUP, [*children, context.region(used)], template="1501")
+
+
+def aortic_valve(findings: Findings, context: GroupContext) -> ContentItem:
+    """Return the study's group of the aortic valve: the grade of its stenosis."""
+    children = [
+        *context.tracking("Study: aortic valve"),
+        *_about(concepts.EVALUATED[Evaluation.AORTIC_STENOSIS], concepts.AORTIC_VALVE),
+    ]
+    used: list[str] = []
+    for evaluation in _of(findings.evaluations, Evaluation.AORTIC_STENOSIS):
+        used += evaluation.loops
+        children += _grade(evaluation, context)
+    for abstained in findings.abstentions:
+        if abstained.task is Evaluation.AORTIC_STENOSIS:
+            children += _not_measured(abstained)
+    return tree.container(concepts.GROUP, [*children, context.region(used)], template="1501")
+
+
+def loop(finding: LoopFinding, label: str, context: GroupContext) -> ContentItem:
+    """Return one loop's group: its view and its own numbers."""
+    children = [*context.tracking(label), *_about(concepts.LEFT_VENTRICLE, None)]
+    for one in finding.numbers:
+        below = [
+            tree.code(concepts.METHOD, concepts.VIDEO_REGRESSION, tree.MODIFIES),
+            tree.code(concepts.FINDING_SITE, concepts.LEFT_VENTRICLE, tree.MODIFIES),
+            *context.sources([finding.sop_instance_uid], finding.frames_used),
+            *context.identification(one.task, None),
+            *_uncertainty(one.sd, one.task),
+        ]
+        children.append(_measurement(one.task, one.value, below))
+    view = concepts.VIEWS.get(finding.view or "")
+    if view is not None:
+        below = [
+            *context.sources([finding.sop_instance_uid]),
+            *context.identification("view", None),
+            tree.code(concepts.IMAGE_VIEW, view, tree.MODIFIES),
+        ]
+        children.append(_probability(concepts.P_VIEW, finding.view_probability, below))
+        children.append(tree.code(concepts.IMAGE_VIEW, view, tree.CONTAINS))
+    else:
+        seen = "view: none that a number is measured in" if finding.view else "view not recognised"
+        comment = f"{seen} (probability {finding.view_probability:.0%})"
+        children.append(tree.text(concepts.COMMENT, comment, tree.CONTAINS))
+    return tree.container(concepts.GROUP, [*children, context.region([finding.sop_instance_uid])], template="1501")
+
+
+def rounded(task: Measurement, value: float) -> float:
+    """Return the value as reports write it: EF to 0.1 point, volumes to 1 mL."""
+    return round(value, 1) if task is Measurement.LVEF else round(value)
+
+
+def _about(finding: CodedConcept, site: CodedConcept | None) -> list[ContentItem]:
+    items = [tree.code(concepts.FINDING, finding, tree.CONTAINS)]
+    if site is not None:
+        items.append(tree.code(concepts.FINDING_SITE, site, tree.MODIFIES))
+    return items
+
+
+def _of(evaluations: Sequence[EvaluatedFinding], task: Evaluation) -> list[EvaluatedFinding]:
+    return [one for one in evaluations if one.task is task]
+
+
+def _study_number(one: MeasuredValue, context: GroupContext) -> ContentItem:
+    below = [tree.code(concepts.METHOD, concepts.VIDEO_REGRESSION, tree.MODIFIES)]
+    if len(one.loops) > 1 or one.members > 1:
+        below.append(tree.code(concepts.DERIVATION, concepts.MEAN, tree.MODIFIES))
+    below += [
+        tree.code(concepts.FINDING_SITE, concepts.LEFT_VENTRICLE, tree.MODIFIES),
+        *context.sources(one.loops),
+        *context.identification(one.task, one.members),
+        *_uncertainty(one.sd, one.task),
+    ]
+    return _measurement(one.task, one.value, below)
+
+
+def _measurement(task: Measurement, value: float, below: Sequence[ContentItem]) -> ContentItem:
+    unit = concepts.UNITS[_UNIT[task]]
+    return tree.number(concepts.MEASURED[task], rounded(task, value), unit, children=below)
+
+
+def _uncertainty(sd: float | None, task: Measurement) -> list[ContentItem]:
+    if sd is None:
+        return []
+    # TID 310 row 5, in the unit of the number; volumes keep a decimal here, so that a small spread does not read 0.
+    return [tree.number(concepts.UNCERTAINTY, round(sd, 1), concepts.UNITS[_UNIT[task]], relationship=tree.PROPERTY)]
+
+
+def _probability(name: CodedConcept, probability: float, below: Sequence[ContentItem]) -> ContentItem:
+    return tree.number(name, round(100.0 * probability, 1), concepts.UNITS["%"], children=below)
+
+
+def _reduced(one: EvaluatedFinding, context: GroupContext) -> list[ContentItem]:
+    name = concepts.EVALUATED[Evaluation.LVEF_REDUCED]
+    below = [
+        *context.sources(one.loops),
+        *context.identification(one.task, one.members),
+        tree.code(concepts.FINDING, name, tree.MODIFIES),
+    ]
+    return [
+        _probability(concepts.P_REDUCED, one.probabilities["reduced"], below),
+        tree.code(name, concepts.PRESENCE[one.value], tree.CONTAINS),
+    ]
+
+
+def _grade(one: EvaluatedFinding, context: GroupContext) -> list[ContentItem]:
+    items = [
+        _probability(
+            concepts.P_GRADES[grade],
+            probability,
+            [
+                *context.sources(one.loops),
+                *context.identification(one.task, one.members),
+                tree.code(concepts.SEVERITY, concepts.GRADES[grade], tree.MODIFIES),
+            ],
+        )
+        for grade, probability in one.probabilities.items()
+    ]
+    name = concepts.EVALUATED[Evaluation.AORTIC_STENOSIS]
+    return [*items, tree.code(name, concepts.GRADES[one.value], tree.CONTAINS)]
+
+
+def _not_measured(one: Abstained) -> list[ContentItem]:
+    if isinstance(one.task, Measurement):
+        name = concepts.MEASURED[one.task]
+        answer = tree.code(name, concepts.NOT_MEASURED[one.kind], tree.CONTAINS)
+    else:
+        name = concepts.EVALUATED[one.task]
+        answer = tree.code(name, concepts.UNDETERMINED, tree.CONTAINS)
+    return [answer, tree.text(concepts.COMMENT, f"{name.meaning}: {one.reason}", tree.CONTAINS)]

@@ -1,0 +1,185 @@
+"""What a report takes over from the study: a white list of attributes, repaired, in a data set of our own.
+
+A received data set is never handed on: real headers break the standard in a dozen ways (missing type 2 attributes,
+dates as 1994.01.30, character sets by wrong names), and private attributes are nobody's business.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicom_node.errors import ReportError
+
+_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
+_TIME = re.compile(r"([01]\d|2[0-3]):?([0-5]\d)(?::?([0-5]\d)(\.\d{1,6})?\d*)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+
+# Names that real carts write for the standard's terms (PS3.3 C.12.1.1.2).
+_CHARSET = re.compile(r"ISO[ _-]?(IR)[ _-]?(\d+)$", re.IGNORECASE)
+
+_READ: list[Any] = [
+    "SpecificCharacterSet",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "StudyDescription",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "InstitutionName",
+    "SeriesNumber",
+    "InstanceNumber",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceHeader:
+    """What one instance of the study says, repaired."""
+
+    patient_id: str
+    """Empty: the header has none."""
+    attributes: Dataset
+    """Patient and study attributes for the report, each valid or empty."""
+    series_number: int | None
+    instance_number: int | None
+    num_frames: int | None
+    rows: int | None
+    columns: int | None
+
+
+def read_header(path: Path) -> SourceHeader:
+    """Return what the file says about its patient and study; what cannot be read is empty.
+
+    Raises:
+        ReportError: the file cannot be opened at all.
+    """
+    try:
+        dataset = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
+    except (OSError, InvalidDicomError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ReportError("an instance of the study cannot be read again") from error
+    return sanitise(dataset)
+
+
+def sanitise(dataset: Dataset) -> SourceHeader:
+    """Return the white-listed attributes of a header, repaired."""
+    _repair_charset(dataset)
+    clean = Dataset()
+    clean.PatientID = _text(dataset, "PatientID", 64)
+    clean.PatientName = _person(dataset, "PatientName")
+    clean.PatientBirthDate = _date(dataset, "PatientBirthDate")
+    sex = _text(dataset, "PatientSex", 16).upper()
+    clean.PatientSex = sex if sex in ("M", "F", "O") else ""
+    if issuer := _text(dataset, "IssuerOfPatientID", 64):
+        clean.IssuerOfPatientID = issuer
+    clean.StudyDate = _date(dataset, "StudyDate")
+    clean.StudyTime = _time(dataset, "StudyTime")
+    clean.StudyID = _text(dataset, "StudyID", 16)
+    clean.AccessionNumber = _text(dataset, "AccessionNumber", 16)
+    clean.ReferringPhysicianName = _person(dataset, "ReferringPhysicianName")
+    for keyword in ("StudyDescription", "InstitutionName"):
+        if value := _text(dataset, keyword, 64):
+            setattr(clean, keyword, value)
+    return SourceHeader(
+        patient_id=clean.PatientID,
+        attributes=clean,
+        series_number=_integer(dataset, "SeriesNumber"),
+        instance_number=_integer(dataset, "InstanceNumber"),
+        num_frames=_integer(dataset, "NumberOfFrames"),
+        rows=_integer(dataset, "Rows"),
+        columns=_integer(dataset, "Columns"),
+    )
+
+
+def common_header(headers: Sequence[SourceHeader]) -> Dataset:
+    """Return the patient and study attributes of a study, from its first header that names a patient.
+
+    Raises:
+        ReportError: the instances name different patients, or none names one.
+    """
+    known = {header.patient_id for header in headers if header.patient_id}
+    if not known:
+        raise ReportError("the study has no Patient ID: a report could be filed under nobody or anybody; correct it")
+    if len(known) > 1:
+        raise ReportError(f"the study mixes {len(known)} patients under one Study Instance UID; split it")
+    return next(header.attributes for header in headers if header.patient_id)
+
+
+def _repair_charset(dataset: Dataset) -> None:
+    raw = dataset.get("SpecificCharacterSet")
+    names = [raw] if raw is None or isinstance(raw, str) else list(raw)
+    repaired = [_charset(str(name or "")) for name in names]
+    if repaired == [""]:
+        return
+    dataset.SpecificCharacterSet = repaired
+    dataset.decode()
+
+
+def _charset(name: str) -> str:
+    match = _CHARSET.match(name.strip())
+    return f"ISO_IR {match[2]}" if match and not name.upper().startswith("ISO 2022") else name.strip()
+
+
+def _value(dataset: Dataset, keyword: str) -> str:
+    try:
+        value = dataset.get(keyword)
+    except (ValueError, TypeError, LookupError, AttributeError):  # a value that its VR forbids
+        return ""
+    if value is None:
+        return ""
+    if not isinstance(value, str) and isinstance(value, Iterable) and not hasattr(value, "components"):
+        value = next(iter(value), "")  # several values where one is allowed: the first
+    return str(value)
+
+
+def _text(dataset: Dataset, keyword: str, longest: int) -> str:
+    return _CONTROL.sub(" ", _value(dataset, keyword)).strip()[:longest].strip()
+
+
+def _person(dataset: Dataset, keyword: str) -> str:
+    """Return a name with at most three groups of at most 64 characters and five components (PS3.5 6.2)."""
+    groups = _CONTROL.sub(" ", _value(dataset, keyword)).strip().split("=")[:3]
+    return "=".join("^".join(group.split("^")[:5])[:64] for group in groups).strip("= ")
+
+
+def _date(dataset: Dataset, keyword: str) -> str:
+    match = _DATE.fullmatch(_value(dataset, keyword).strip())
+    if match is None:
+        return ""
+    year, month, day = match.groups()
+    return f"{year}{month}{day}" if _is_date(int(year), int(month), int(day)) else ""
+
+
+def _is_date(year: int, month: int, day: int) -> bool:
+    days = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+    return year > 0 and 1 <= month <= 12 and 1 <= day <= days[month - 1]
+
+
+def _time(dataset: Dataset, keyword: str) -> str:
+    match = _TIME.fullmatch(_value(dataset, keyword).strip())
+    if match is None:
+        return ""
+    hours, minutes, seconds, fraction = match.groups()
+    return f"{hours}{minutes}{seconds or ''}{fraction or ''}"
+
+
+def _integer(dataset: Dataset, keyword: str) -> int | None:
+    return _parsed(_value(dataset, keyword), int)
+
+
+def _parsed(value: str, parse: Callable[[str], int]) -> int | None:
+    try:
+        return parse(value)
+    except ValueError:
+        return None
