@@ -25,7 +25,20 @@ NUMBERS = itertools.count()
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["arrive", "claim", "answer", "begin", "write", "kill", "take", "deliver", "refuse", "retry", "wait"]
+            [
+                "arrive",
+                "claim",
+                "answer",
+                "begin",
+                "write",
+                "kill",
+                "haunt",
+                "take",
+                "deliver",
+                "refuse",
+                "retry",
+                "wait",
+            ]
         ),
         st.integers(1, 35),
     ),
@@ -42,6 +55,7 @@ class Flow:
         self.study_id = arrivals.send(self.uid)
         self.held: list[Claimed] = []
         self.job: ReportJob | None = None
+        self.ghosts: list[ReportJob] = []
         self.reported: dict[int, set[str]] = {}
         self.sending: list[DueDelivery] = []
 
@@ -65,7 +79,15 @@ class Flow:
         self.job = None
 
     def kill(self) -> None:
+        self.ghosts += [self.job] if self.job is not None else []
         self.held, self.job, self.sending = [], None, []
+
+    def haunt(self) -> None:
+        """A worker that was taken for dead writes after all."""
+        if self.ghosts:
+            self.job, job = self.ghosts.pop(), self.job
+            self.write()
+            self.job = job
 
     def take(self) -> None:
         due = outbox.due(self.sessions, "pacs", limit=5, lease=LEASE, clock=self.clock)

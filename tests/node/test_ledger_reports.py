@@ -135,6 +135,25 @@ def test_a_late_instance_takes_the_report_from_its_writer(
         assert session.scalar(select(func.count()).select_from(Delivery)) == 0
 
 
+def test_a_writer_that_was_taken_for_dead_changes_nothing(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock
+) -> None:
+    study_id = arrivals.send()
+    analyst.drain(study_id)
+    complete(sessions, clock)
+    slow = analyst.begin(study_id)
+    clock.pass_by(LEASE.total_seconds() + 1)
+    tick(sessions, clock, QUIET)
+    quick = analyst.begin(study_id)
+    assert slow is not None
+    assert quick is not None
+
+    assert not analyst.write(slow)
+    assert not reports.fail_report(sessions, slow, "late", clock)
+    assert analyst.write(quick)
+    assert study_json(sessions, STUDY)["state"] == "delivered"
+
+
 def test_the_next_revision_names_its_predecessor_and_takes_its_place_in_the_outbox(
     arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock
 ) -> None:
