@@ -270,8 +270,8 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(temporary)
         for part in (*temporary.rglob("*"), temporary):
+            part.chmod(0o755 if part.is_dir() else 0o644)  # mkdtemp and safetensors let their owner alone read
             _fsync(part)
-        temporary.chmod(0o755)
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary)

@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import bundle
+from model.aggregate import gate
 from model.bundle import Bundle
 from model.clip.spec import ClipSpec
-from model.ensemble import Ensemble, pad, stack_stills
+from model.clip.transform import make_clip
+from model.ensemble import SHIPPED, Ensemble, pad, stack_stills
 from model.errors import BundleError
-from model.prediction import decode
+from model.phantom.heart import Heart
+from model.phantom.scan import render
+from model.prediction import Loop, decode
 from model.tasks import CATALOGUE, LOOP_TASKS, Task, View
 
 MakeBundle = Callable[..., Bundle]
@@ -234,3 +238,48 @@ def test_a_stack_takes_stills_evenly_when_they_are_too_many() -> None:
 
     assert positions_T.tolist() == [0, 3, 6, 9]
     assert stack_CTHW[0, :, 0, 0].tolist() == [0.0, 3.0, 6.0, 9.0]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Ensemble:
+    """The ensemble that the package brings."""
+    return Ensemble.load(SHIPPED)
+
+
+def test_the_shipped_ensemble_says_what_its_numbers_are_worth(shipped: Ensemble) -> None:
+    assert shipped.info.statement == "untrained weights: numbers have no meaning"
+    assert (shipped.info.name, shipped.info.version) == ("phantom", "0.1.0")
+
+
+def test_the_shipped_ensemble_has_three_members_for_every_task(shipped: Ensemble) -> None:
+    black = torch.zeros(3, 16, 224, 224)
+    positions = torch.arange(16)
+
+    (outputs,) = shipped.predict_loops(black[None], positions[None])
+    outputs |= shipped.predict_study(black, positions)
+
+    assert set(outputs) == set(Task)
+    assert all(len(members) == 3 for members in outputs.values())
+
+
+def test_the_shipped_ensemble_is_small_enough_to_travel_with_the_code() -> None:
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) < 20_000_000
+
+
+@pytest.mark.parametrize("view", list(View))
+def test_the_shipped_gate_recognises_a_phantom_or_says_that_it_does_not(shipped: Ensemble, view: View) -> None:
+    rng = np.random.default_rng(5)
+    frames_THWC = render(Heart(edv_ml=120.0, esv_ml=50.0), view, num_frames=16, frame_time_ms=40.0, rng=rng)
+
+    (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec)[None], torch.arange(16)[None])
+
+    assert gate(Loop(key="1", outputs=outputs), shipped.info.view_threshold).view in (view, None)
+
+
+def test_the_shipped_gate_lets_an_apical_phantom_speak(shipped: Ensemble) -> None:
+    rng = np.random.default_rng(5)
+    frames_THWC = render(Heart(edv_ml=120.0, esv_ml=50.0), View.A4C, num_frames=16, frame_time_ms=40.0, rng=rng)
+
+    (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec)[None], torch.arange(16)[None])
+
+    assert gate(Loop(key="1", outputs=outputs), shipped.info.view_threshold).view is View.A4C
