@@ -1,0 +1,181 @@
+"""A data set as bytes on the wire: walked once, whole, without decoding, before it may be answered with Success.
+
+The walk proves that every length fits (PS3.5 section 7), so that a truncated or damaged data set is refused while the
+sender still has it, and picks out the few attributes that the node needs. It takes no part in what is kept: that is the
+bytes as sent.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dicom_node.errors import NodeError
+
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+MAX_INFLATED = 1 << 30
+"""Bytes that a deflated data set may grow to."""
+
+MAX_DEPTH = 64
+"""Sequences inside sequences; real reports have 12, and readers fail at 200."""
+
+SOP_CLASS = 0x00080016
+SOP_INSTANCE = 0x00080018
+STUDY = 0x0020000D
+SERIES = 0x0020000E
+NUM_FRAMES = 0x00280008
+
+_WANTED = frozenset({SOP_CLASS, SOP_INSTANCE, STUDY, SERIES, NUM_FRAMES})
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PIXEL_DATA = 0x7FE00010
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+
+
+class DamagedDataSet(NodeError):
+    """The bytes are no whole data set; the message says where, without a value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Syntax:
+    """How elements are written."""
+
+    is_explicit: bool
+    is_little: bool
+
+
+def walk(dataset: bytes, transfer_syntax_uid: str) -> Mapping[int, str]:
+    """Return the wanted attributes of a data set that is whole.
+
+    Returns:
+        Tag to text, of those of SOP Class, SOP Instance, Study and Series Instance UID, Number of Frames that it has.
+
+    Raises:
+        DamagedDataSet: it is not whole.
+    """
+    syntax = Syntax(is_explicit=transfer_syntax_uid != IMPLICIT_LITTLE, is_little=transfer_syntax_uid != EXPLICIT_BIG)
+    content = _inflated(dataset) if transfer_syntax_uid == DEFLATED else dataset
+    found: dict[int, str] = {}
+    end = _Walk(content, syntax, found).elements(0, len(content), depth=0)
+    if end != len(content):
+        raise DamagedDataSet(f"data set ends at byte {end} of {len(content)}")
+    if not found:
+        raise DamagedDataSet("no attribute of an instance is in it")
+    return found
+
+
+class _Walk:
+    """One pass over the bytes."""
+
+    def __init__(self, content: bytes, syntax: Syntax, found: dict[int, str]) -> None:
+        order = "<" if syntax.is_little else ">"
+        self._content = content
+        self._explicit = syntax.is_explicit
+        self._found = found
+        self._tag = struct.Struct(order + "HH")
+        self._short = struct.Struct(order + "H")
+        self._long = struct.Struct(order + "L")
+
+    def elements(self, start: int, end: int, depth: int, is_explicit: bool | None = None) -> int:
+        """Walk elements until `end`, or until the delimiter of an item without length; return where it stopped."""
+        if depth > MAX_DEPTH:
+            raise DamagedDataSet(f"sequences nest deeper than {MAX_DEPTH}")
+        explicit = self._explicit if is_explicit is None else is_explicit
+        position = start
+        while position < end:
+            tag = self._read_tag(position, end)
+            if tag == _ITEM_END and depth:
+                return position + 8
+            if tag >> 16 == 0x0002:
+                raise DamagedDataSet("group 2 inside the data set")
+            vr, length, value = self._header(position, end, explicit)
+            if length == _UNDEFINED:
+                position = self._undefined(tag, vr, value, end, depth, explicit)
+                continue
+            position = value + length
+            if position > end:
+                raise DamagedDataSet(f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) is longer than the data set")
+            if depth == 0 and tag in _WANTED:
+                self._found[tag] = self._content[value:position].decode("ascii", "replace").strip(" \0")
+        return position
+
+    def _undefined(self, tag: int, vr: bytes, value: int, end: int, depth: int, explicit: bool) -> int:
+        if tag == _PIXEL_DATA:
+            return self._fragments(value, end)
+        if vr not in (b"SQ", b"UN", b""):
+            raise DamagedDataSet(f"element ({tag >> 16:04X},{tag & 0xFFFF:04X}) has no length")
+        # A sequence of unknown VR is written implicitly whatever the transfer syntax (PS3.5 section 6.2.2).
+        return self._items(value, end, depth + 1, explicit and vr != b"UN")
+
+    def _items(self, start: int, end: int, depth: int, explicit: bool) -> int:
+        position = start
+        while True:
+            tag, length = self._item_header(position, end)
+            position += 8
+            if tag == _SEQUENCE_END:
+                return position
+            if tag != _ITEM:
+                raise DamagedDataSet("a sequence holds something that is no item")
+            if length == _UNDEFINED:
+                position = self._open_item(position, end, depth, explicit)
+            else:
+                position += length
+                if position > end:
+                    raise DamagedDataSet("an item is longer than the data set")
+
+    def _open_item(self, start: int, end: int, depth: int, explicit: bool) -> int:
+        stopped = self.elements(start, end, depth, explicit)
+        if stopped >= end and self._content[stopped - 8 : stopped - 4] != self._tag.pack(0xFFFE, 0xE00D):
+            raise DamagedDataSet("an item does not end")
+        return stopped
+
+    def _fragments(self, start: int, end: int) -> int:
+        position = start
+        while True:
+            tag, length = self._item_header(position, end)
+            position += 8
+            if tag == _SEQUENCE_END:
+                return position
+            if tag != _ITEM or length == _UNDEFINED or position + length > end:
+                raise DamagedDataSet("the compressed pixel data is cut off or damaged")
+            position += length
+
+    def _item_header(self, position: int, end: int) -> tuple[int, int]:
+        tag = self._read_tag(position, end)
+        return tag, int(self._long.unpack_from(self._content, position + 4)[0])
+
+    def _read_tag(self, position: int, end: int) -> int:
+        if position + 8 > end:
+            raise DamagedDataSet(f"data set ends in an element at byte {position}")
+        group, element = self._tag.unpack_from(self._content, position)
+        return int(group) << 16 | int(element)
+
+    def _header(self, position: int, end: int, explicit: bool) -> tuple[bytes, int, int]:
+        """Return VR (empty if implicit), length and where the value starts."""
+        if not explicit:
+            return b"", int(self._long.unpack_from(self._content, position + 4)[0]), position + 8
+        vr = self._content[position + 4 : position + 6]
+        if not (vr.isalpha() and vr.isupper()):
+            raise DamagedDataSet(f"no value representation at byte {position}")
+        if vr not in _LONG:
+            return vr, int(self._short.unpack_from(self._content, position + 6)[0]), position + 8
+        if position + 12 > end:
+            raise DamagedDataSet(f"data set ends in an element at byte {position}")
+        return vr, int(self._long.unpack_from(self._content, position + 8)[0]), position + 12
+
+
+def _inflated(dataset: bytes) -> bytes:
+    """Return the inflated data set (PS3.5 A.5: a raw deflate stream), bounded."""
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = stream.decompress(dataset, MAX_INFLATED)
+    except zlib.error as error:
+        raise DamagedDataSet("the deflate stream is damaged") from error
+    if stream.unconsumed_tail:
+        raise DamagedDataSet(f"inflates to more than {MAX_INFLATED} bytes")
+    if not stream.eof:
+        raise DamagedDataSet("the deflate stream is cut off")
+    return content
