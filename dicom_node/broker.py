@@ -54,7 +54,7 @@ class EmbeddedBroker:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd=self._folder,
-                    preexec_fn=die_with_parent,  # noqa: PLW1509 - the supervisor has no threads
+                    preexec_fn=die_with_parent,
                 )
         except (OSError, ValkeyBinaryNotFoundError) as error:
             raise BrokerError(f"the embedded broker cannot be started: {error}; set broker.url") from error

@@ -6,20 +6,11 @@ PS3.8 9.3.4: what may pass is tried again, longer and longer apart; what will no
 
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
-import httpx
 import structlog
-from dicomweb_client.api import DICOMwebClient
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
-from pynetdicom.association import Association
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.clock import Clock
@@ -27,7 +18,115 @@ from dicom_node.errors import DeliveryError, Refused, Transient
 from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.outbox import DueDelivery
+from dicom_node.senders import Send, Sender
 from dicom_node.settings import Peer
 from dicom_node.store import InstanceStore
 
 log = structlog.get_logger(__name__)
+
+FIRST_WAIT = timedelta(seconds=15)
+LONGEST_WAIT = timedelta(minutes=15)
+GIVE_UP_AFTER = timedelta(hours=48)
+"""A report that could not be delivered for so long is a dead letter."""
+REFUSALS = 2
+"""A refusal counts when it comes this often: peers refuse by mistake while they restart."""
+
+_BATCH = 16
+_LEASE = timedelta(seconds=120)
+_POLL = timedelta(seconds=0.1)
+_PAUSE = timedelta(seconds=2)
+
+
+def backoff(attempt: int, jitter: float) -> timedelta:
+    """Return how long to wait after the `attempt`th failure (from 1); `jitter` in -1..1 spreads it by a fifth."""
+    wait: timedelta = min(FIRST_WAIT * int(2 ** min(attempt - 1, 16)), LONGEST_WAIT)
+    return wait * (1.0 + 0.2 * jitter)
+
+
+class _AssociationLost(Exception):
+    """The association is not to be trusted any more; what was not tried on it gets a new one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deliverer:
+    """Delivers to one peer."""
+
+    peer: Peer
+    sender: Sender
+    sessions: Sessions
+    store: InstanceStore
+    clock: Clock
+    jitter: random.Random = field(default_factory=random.Random)
+
+    def run(self, stop: threading.Event) -> None:
+        """Deliver what is due until `stop`; the body of the peer's thread."""
+        while not stop.is_set():
+            pause = _POLL
+            try:
+                self.deliver_due()
+            except SQLAlchemyError as error:
+                log.warning("outbox_unavailable", peer=self.peer.name, reason=type(error).__name__)
+                pause = _PAUSE
+            except Exception:  # the loop of a service: what was leased comes back, the other reports go on
+                log.exception("delivery_failed", peer=self.peer.name)
+                pause = _PAUSE
+            stop.wait(pause.total_seconds())
+
+    def deliver_due(self) -> int:
+        """Deliver what is due now, over one association; return how many were leased."""
+        items = outbox.due(self.sessions, self.peer.name, limit=_BATCH, lease=_LEASE, clock=self.clock)
+        if items:
+            self._deliver_all(items)
+        return len(items)
+
+    def _deliver_all(self, items: Sequence[DueDelivery]) -> None:
+        left = list(items)
+        try:
+            with self.sender.open() as send:
+                while left:
+                    self._deliver(left.pop(0), send)
+        except _AssociationLost:
+            for item in left:
+                outbox.release(self.sessions, item)  # not tried: due again, on a new association
+        except DeliveryError as error:  # no association: the same answer for all
+            for item in left:
+                self._failed(item, error)
+
+    def _deliver(self, item: DueDelivery, send: Send) -> None:
+        if not outbox.renew(self.sessions, item, _LEASE, self.clock):
+            return  # the batch took longer than the lease: another process has it
+        path = self.store.path(item.path)
+        if not path.is_file():
+            outbox.dead(self.sessions, item, "the file of the report is missing", self.clock)
+            return
+        try:
+            send(path)
+        except Transient as error:
+            self._failed(item, error)
+            raise _AssociationLost from error
+        except DeliveryError as error:
+            self._failed(item, error)
+        else:
+            outbox.delivered(self.sessions, item, self.clock)
+            log.info("report_delivered", peer=self.peer.name, report=item.sop_instance_uid, attempt=item.attempt)
+
+    def _failed(self, item: DueDelivery, error: DeliveryError) -> None:
+        now = self.clock()
+        is_late = now - item.created_at > GIVE_UP_AFTER
+        if is_late or (isinstance(error, Refused) and item.attempt >= REFUSALS):
+            outbox.dead(self.sessions, item, str(error), self.clock)
+            return
+        at = self._next(item, error, now)
+        if outbox.retry_later(self.sessions, item, str(error), at):
+            log.warning(
+                "report_not_delivered",
+                peer=self.peer.name,
+                report=item.sop_instance_uid,
+                attempt=item.attempt,
+                reason=str(error),
+                next_attempt_at=at.isoformat(),
+            )
+
+    def _next(self, item: DueDelivery, error: DeliveryError, now: datetime) -> datetime:
+        asked = error.retry_after if isinstance(error, Transient) else None
+        return now + (asked or backoff(item.attempt, self.jitter.uniform(-1.0, 1.0)))

@@ -14,9 +14,13 @@ NodeError
 |   +-- Transient           worth another attempt after a wait
 |   +-- Refused             the peer will never take it: dead letter
 +-- BrokerError             the embedded broker does not start
++-- CannotServe             the node cannot start here: a port is taken, or another node uses the folder
++-- NotInstalled            an optional part of the package is missing
 +-- UnknownStudy            no study of this UID in the ledger: exit 1
 +-- UnknownPeer             no peer of this name in the configuration: exit 2
 """
+
+from datetime import timedelta
 
 
 class NodeError(Exception):
@@ -66,6 +70,11 @@ class DeliveryError(NodeError):
 class Transient(DeliveryError):
     """The delivery is worth another attempt after a wait."""
 
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        """Keep the wait that the peer asks for, if it does."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
 
 class Refused(DeliveryError):
     """The peer will not take this report, however often it is sent."""
@@ -73,6 +82,14 @@ class Refused(DeliveryError):
 
 class BrokerError(NodeError):
     """The embedded broker could not be started."""
+
+
+class CannotServe(NodeError):
+    """The node cannot start here: a port is taken, or another node uses its folder."""
+
+
+class NotInstalled(NodeError):
+    """The command needs an optional part of the package."""
 
 
 class UnknownStudy(NodeError):

@@ -15,6 +15,7 @@ from dicom_node.ledger import claims, reports
 from dicom_node.ledger.claims import Analysed, Claimed, NotAnalysed
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.reports import JobInstance, ReportJob
+from dicom_node.ledger.schema import InstanceState
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
 from worker.compose import Material, Subject, compose
@@ -63,9 +64,7 @@ class Analyst:
                 return
 
     def _claim(self, study_id: int) -> list[Claimed]:
-        return claims.claim(
-            self.sessions, study_id, self.owner, self.limits.max_batch, self.limits.lease, self.clock
-        )
+        return claims.claim(self.sessions, study_id, self.owner, self.limits.max_batch, self.limits.lease, self.clock)
 
     def _analyse(self, claimed: Sequence[Claimed]) -> None:
         """Answer every claimed instance; what is not answered comes back by its lease."""
@@ -101,14 +100,19 @@ class Analyst:
                 reports.fail_report(self.sessions, job, str(error), self.clock)
                 log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
                 return
-            path = self.store.keep_report(composed.sop_instance_uid, composed.part10)
+            if not self._renew(job.token):
+                # Whoever took the report over writes a file of the same name: the loser must not touch it.
+                log.warning("report_lease_lost", study=job.study_id)
+                return
+            path = self.store.keep_report(composed.document.sop_instance_uid, composed.document.part10)
             is_ours = reports.finish_report(
                 self.sessions, job, composed.written(path), composed.ledger, self.destinations, self.clock
             )
-        log.info("report_written", report=composed.sop_instance_uid, revision=job.revision, kept=is_ours)
+        log.info("report_written", report=composed.document.sop_instance_uid, revision=job.revision, kept=is_ours)
 
-    def _renew(self, token: str) -> None:
-        claims.renew(self.sessions, token, self.limits.lease, self.clock)
+    def _renew(self, token: str) -> int:
+        """Prolong what is held under the token; return how much that still is."""
+        return claims.renew(self.sessions, token, self.limits.lease, self.clock)
 
 
 def open_analyst(settings: Settings) -> tuple[Analyst, Callable[[], None]]:
@@ -165,6 +169,6 @@ def _subject(one: JobInstance, store: InstanceStore) -> Subject:
         sop_class_uid=one.sop_class_uid,
         series_instance_uid=one.series_instance_uid,
         path=store.path(one.path),
-        num_frames=one.num_frames,
         verdict=verdict,
+        was_given_up=one.state is InstanceState.FAILED,
     )

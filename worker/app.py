@@ -1,4 +1,4 @@
-"""The Celery application: `celery -A worker.app worker -Q inference --pool=prefork --concurrency=1`, one for each GPU."""
+"""The Celery application: `celery -A worker.app worker -Q inference --pool=prefork --concurrency=1`, one a GPU."""
 
 from typing import Any
 

@@ -6,16 +6,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dicom_node.identity import UID, result_uid
+import structlog
+
+from dicom_node.identity import UID
 from dicom_node.ledger.reports import WrittenReport
+from dicom_node.report.document import SOP_CLASS, Document, Evidence, build_report
 from dicom_node.report.findings import Predecessor
-from model import aggregate
+from dicom_node.report.header import SourceHeader, common_header, read_header
+from model.aggregate import aggregate, stills_wanted
 from model.clip.loop import load_still
+from model.ensemble import stack_stills
 from model.errors import ClipError
 from model.prediction import Loop, LoopOutputs, StudyPrediction
 from worker.engine import Engine
-from worker.findings import to_findings, to_ledger
+from worker.findings import Picture, to_findings, to_ledger
 from worker.loops import AnalysedLoop, RefusedLoop, Verdict
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +33,9 @@ class Subject:
     sop_class_uid: str
     series_instance_uid: str
     path: Path
-    num_frames: int | None
     verdict: Verdict
+    was_given_up: bool = False
+    """Its attempts ended without an answer: the report is PARTIAL."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,3 +47,99 @@ class Material:
     predecessor: Predecessor | None
     subjects: tuple[Subject, ...]
     """Every current instance of the study."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composed:
+    """A report and what the ledger keeps of it."""
+
+    document: Document
+    prediction: StudyPrediction
+    supersedes: str | None
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """Return the content for `dicom-node study --json`."""
+        return to_ledger(self.prediction)
+
+    def written(self, path: str) -> WrittenReport:
+        """Return the row of the report whose file lies at `path`."""
+        return WrittenReport(
+            sop_instance_uid=self.document.sop_instance_uid,
+            sop_class_uid=SOP_CLASS,
+            series_instance_uid=self.document.series_instance_uid,
+            path=path,
+        )
+
+
+def compose(material: Material, engine: Engine, created_at: datetime) -> Composed:
+    """Return the study's report: a function of the verdicts and the ensemble, but for its dates.
+
+    Raises:
+        ReportError: no report can be made of this study; the message is the reason.
+    """
+    headers = {one.sop_instance_uid: read_header(one.path) for one in material.subjects}
+    ordered = sorted(material.subjects, key=lambda one: one.sop_instance_uid)
+    header = common_header([headers[one.sop_instance_uid] for one in ordered])
+    prediction = predict(ordered, engine)
+    analysed = {one.sop_instance_uid: one.verdict for one in ordered if isinstance(one.verdict, AnalysedLoop)}
+    refused = {one.sop_instance_uid: one.verdict for one in ordered if isinstance(one.verdict, RefusedLoop)}
+    pictures = {one.sop_instance_uid: _picture(one, headers[one.sop_instance_uid]) for one in ordered}
+    document = build_report(
+        to_findings(prediction, analysed, refused, pictures),
+        study_uid=UID(material.study_instance_uid),
+        revision=material.revision,
+        evidence=[_evidence(one, headers[one.sop_instance_uid]) for one in ordered],
+        header=header,
+        predecessor=material.predecessor,
+        is_complete=not any(one.was_given_up for one in ordered),
+        created_at=created_at,
+    )
+    supersedes = material.predecessor.sop_instance_uid if material.predecessor else None
+    return Composed(document=document, prediction=prediction, supersedes=supersedes)
+
+
+def predict(subjects: Sequence[Subject], engine: Engine) -> StudyPrediction:
+    """Return what the ensemble says of a study whose loops have their verdicts: `model` alone, nothing of the node."""
+    loops = [
+        Loop(key=one.sop_instance_uid, outputs=one.verdict.outputs)
+        for one in subjects
+        if isinstance(one.verdict, AnalysedLoop)
+    ]
+    paths = {one.sop_instance_uid: one.path for one in subjects}
+    wanted = stills_wanted(loops, engine.info)
+    return aggregate(loops, _look_at_stills([paths[key] for key in wanted], engine), engine.info)
+
+
+def _look_at_stills(paths: Sequence[Path], engine: Engine) -> LoopOutputs | None:
+    if not paths:
+        return None
+    try:
+        stills = [load_still(path, engine.spec) for path in paths]
+    except ClipError as error:
+        # A loop that was read before: the disk lost it. The loops' numbers stand; the study's task abstains.
+        log.error("still_unreadable", reason=str(error))
+        return None
+    stack, positions = stack_stills(stills, engine.spec)
+    return engine.ensemble.predict_study(stack, positions)
+
+
+def _picture(one: Subject, header: SourceHeader) -> Picture:
+    return Picture(
+        sop_class_uid=one.sop_class_uid,
+        rows=header.rows,
+        columns=header.columns,
+        num_frames=header.num_frames,
+        series_number=header.series_number,
+        instance_number=header.instance_number,
+    )
+
+
+def _evidence(one: Subject, header: SourceHeader) -> Evidence:
+    return Evidence(
+        sop_class_uid=one.sop_class_uid,
+        sop_instance_uid=one.sop_instance_uid,
+        series_instance_uid=one.series_instance_uid,
+        rows=header.rows,
+        columns=header.columns,
+    )

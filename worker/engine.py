@@ -11,7 +11,7 @@ import structlog
 import torch
 
 from model.clip.loop import Clip
-from model.clip.spec import ClipSpec, frame_indices
+from model.clip.spec import ClipSpec
 from model.ensemble import Ensemble
 from model.errors import BundleError
 from model.prediction import EnsembleInfo, LoopOutputs
@@ -47,19 +47,8 @@ class Engine:
     def look_at(self, clip: Clip) -> LoopOutputs:
         """Return what each member says of one loop."""
         indices_BT = torch.tensor([clip.indices], dtype=torch.long)
-        (outputs,) = self.ensemble.predict_loops(clip.clip.unsqueeze(0), indices_BT)
+        (outputs,) = self.ensemble.predict_loops(clip.pixels_CTSS.unsqueeze(0), indices_BT)
         return outputs
-
-    def look_at_stills(self, stills: list[torch.Tensor]) -> LoopOutputs:
-        """Return what each member says of a study's stills.
-
-        Args:
-            stills: float32 (3, S, S) each, at least one, in the order of the stack. The clip takes T of them, evenly
-                spread, as the paper's code stacks TMED-2's stills.
-        """
-        positions = frame_indices(len(stills), self.spec.num_frames)
-        stack = torch.stack([stills[position] for position in positions], dim=1)
-        return self.ensemble.predict_study(stack, torch.tensor(positions, dtype=torch.long))
 
 
 def load_engine(path: Path, *, device: str = "auto", precision: Precision = "auto") -> Engine:
@@ -96,4 +85,3 @@ def choose_precision(device: str, wanted: Precision) -> Literal["fp32", "bf16"]:
     if wanted != "auto":
         return wanted
     return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
-

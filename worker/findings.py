@@ -175,9 +175,7 @@ def _refused(uid: str, reason: str, picture: Picture) -> RefusedInstance:
     )
 
 
-def _in_order(
-    refused: Mapping[str, RefusedLoop], pictures: Mapping[str, Picture]
-) -> Iterable[tuple[str, RefusedLoop]]:
+def _in_order(refused: Mapping[str, RefusedLoop], pictures: Mapping[str, Picture]) -> Iterable[tuple[str, RefusedLoop]]:
     """Return the refused instances as a person counts them: by series, instance number, UID."""
 
     def place(item: tuple[str, RefusedLoop]) -> tuple[int, int, str]:

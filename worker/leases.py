@@ -12,7 +12,7 @@ from worker.settings import Limits
 
 log = structlog.get_logger(__name__)
 
-Renew = Callable[[], None]
+Renew = Callable[[], object]
 """Renews the leases of what is held now; called from the heartbeat's thread."""
 
 

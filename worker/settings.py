@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import model
 from dicom_node.settings import EnsembleSection, Worker
-
-SHIPPED_ENSEMBLE = Path(model.__file__).parent / "shipped"
-"""The phantom ensemble that the package ships."""
+from model.ensemble import SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,4 +41,4 @@ def limits(section: Worker) -> Limits:
 
 def ensemble_path(section: EnsembleSection) -> Path:
     """Return the folder of the configured ensemble."""
-    return Path(section.path).expanduser().absolute() if section.path else SHIPPED_ENSEMBLE
+    return Path(section.path).expanduser().absolute() if section.path else SHIPPED

@@ -1,9 +1,12 @@
 """The Celery task: a bell for a study's id. Everything it knows stands in the ledger."""
 
+from collections.abc import Callable
+
 import structlog
 from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
 
 from dicom_node.logs import configure_logs
+from dicom_node.processes import die_with_parent
 from dicom_node.settings import load_settings
 from worker.analyse import Analyst, open_analyst
 from worker.app import app
@@ -11,7 +14,7 @@ from worker.errors import NoEnsemble
 
 log = structlog.get_logger(__name__)
 
-_analyst: Analyst | None = None  # one a child process: it holds the networks and the device
+_held: tuple[Analyst, Callable[[], None]] | None = None  # one a child process: it holds the networks and the device
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]  # celery ships no types
@@ -22,6 +25,7 @@ def _configure(**_: object) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def _warm_up(**_: object) -> None:
     """Load the networks in the child, before the first study waits for them; CUDA is never touched in the parent."""
+    die_with_parent()
     try:
         _get_analyst()
     except NoEnsemble as error:
@@ -30,8 +34,9 @@ def _warm_up(**_: object) -> None:
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def _cool_down(**_: object) -> None:
-    if _analyst is not None:
-        _analyst.close()
+    if _held is not None:
+        _analyst, close = _held
+        close()
 
 
 @app.task(name="worker.analyse_study")  # type: ignore[untyped-decorator]  # celery ships no types
@@ -50,7 +55,7 @@ def analyse_study(study_id: int) -> None:
 
 
 def _get_analyst() -> Analyst:
-    global _analyst
-    if _analyst is None:
-        _analyst = open_analyst(load_settings())
-    return _analyst
+    global _held
+    if _held is None:
+        _held = open_analyst(load_settings())
+    return _held[0]

@@ -73,6 +73,8 @@ class StudyJson(TypedDict):
     last_received_at: str
     delivered_at: str | None
     purged_at: str | None
+    not_measured: list[dict[str, Any]]
+    ensemble: dict[str, Any] | None
     history: list[HistoryJson]
 
 
@@ -157,6 +159,7 @@ def _document(
 ) -> StudyJson:
     without_number = (InstanceState.NOT_ANALYSED, InstanceState.FAILED)
     loops = [instance for instance in instances if instance.is_loop]
+    findings = reports[-1].findings if reports else {}
     return {
         "study_instance_uid": study.study_instance_uid,
         "state": study.state,
@@ -170,7 +173,7 @@ def _document(
             for instance in instances
             if instance.state in without_number
         ],
-        "results": list(reports[-1].findings.get("results", [])) if reports else [],
+        "results": list(findings.get("results", [])),
         "reports": [
             {
                 "sop_instance_uid": report.sop_instance_uid,
@@ -196,6 +199,8 @@ def _document(
         "last_received_at": _z(study.last_received_at),
         "delivered_at": _z_or_none(study.delivered_at),
         "purged_at": _z_or_none(study.purged_at),
+        "not_measured": list(findings.get("not_measured", [])),
+        "ensemble": findings.get("ensemble"),
         "history": [{"at": _z(line.at), "event": line.event, "detail": line.detail} for line in history],
     }
 

@@ -1,0 +1,244 @@
+"""`dicom-node`: parse, call one function, print, return an exit code (0 done, 1 failed, 2 wrong call or configuration)."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.clock import utc_now
+from dicom_node.dispatch import Bell
+from dicom_node.errors import ConfigurationError, InvalidUID, NodeError, UnknownPeer
+from dicom_node.identity import UID, parse_uid
+from dicom_node.ledger import studies as ledger_studies
+from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
+from dicom_node.ledger.schema import StudyState
+from dicom_node.ledger.views import StudyJson, studies_json, study_json
+from dicom_node.logs import configure_logs
+from dicom_node.senders import associate
+from dicom_node.serve import serve as run_node
+from dicom_node.settings import Settings, load_settings
+
+app = typer.Typer(
+    help="The echo AI node: every echocardiogram read by Echo-Vision-FM, answered with a DICOM Structured Report.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+_VERIFICATION = "1.2.840.10008.1.1"
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file (TOML); default: $ECHO_NODE_CONFIG, or defaults.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Take what goes before the command; `main` looks for --debug itself."""
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="Folder for the node's files; default: temporary.")
+    ] = None,
+) -> None:
+    """Send a synthetic study through a node of its own and print the report that comes back."""
+    raise typer.Exit(_worker_module("worker.demo").run(keep))
+
+
+@app.command()
+def serve(config: Config = None) -> None:
+    """Run the node until SIGTERM."""
+    configure_logs()
+    run_node(load_settings(config), config)
+
+
+@app.command()
+def analyse(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files and folders.", exists=True)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the reports, one a study.")],
+    ensemble: Annotated[
+        Path | None, typer.Option("--ensemble", help="Ensemble folder; default: the shipped one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Analyse files without a network: one Structured Report a study."""
+    configure_logs(level="WARNING", json=False)
+    raise typer.Exit(_worker_module("worker.offline").run(paths, out, ensemble, as_json))
+
+
+@app.command()
+def studies(
+    state: Annotated[StudyState | None, typer.Option("--state", help="Only studies in this state.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """List what the node holds."""
+    settings = load_settings(config)
+    with _ledger(settings) as sessions:
+        found = studies_json(sessions, state, data_dir=settings.node.data_dir)
+    if as_json:
+        _print_json(found)
+    else:
+        Console().print(_studies_table(found))
+
+
+@app.command()
+def study(uid: str, as_json: AsJson = False, config: Config = None) -> None:
+    """Show one study with its instances, results, reports, deliveries and history."""
+    settings = load_settings(config)
+    with _ledger(settings) as sessions:
+        found = study_json(sessions, _uid(uid), data_dir=settings.node.data_dir)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_study(found)
+
+
+@app.command()
+def retry(uid: str, config: Config = None) -> None:
+    """Take up a failed study where it stopped."""
+    settings = load_settings(config)
+    with _ledger(settings) as sessions:
+        study_uid = _uid(uid)
+        state = ledger_studies.retry(sessions, study_uid, utc_now)
+        study_id = ledger_studies.study_id_of(sessions, study_uid)
+    if state is None:
+        raise NodeError(f"study {uid} has not failed: nothing to retry")
+    if state is StudyState.ANALYSING and settings.broker.url.get_secret_value():
+        bell = Bell(settings.broker.url.get_secret_value())
+        bell.ring(study_id)
+        bell.close()  # with the embedded broker the node's clock rings within seconds
+    typer.echo(f"study {uid} is {state.value}")
+
+
+@app.command()
+def echo(peer: str, config: Config = None) -> None:
+    """Send a C-ECHO to a peer of the configuration."""
+    settings = load_settings(config)
+    target = settings.peer(peer)
+    association = associate(settings.node.ae_title, target, [_VERIFICATION])
+    answer = association.send_c_echo()
+    association.release()
+    if answer.get("Status") != 0x0000:
+        raise NodeError(f"{peer}: C-ECHO status {answer.get('Status', 'none')}")
+    typer.echo(f"{peer} ({target.ae_title} at {target.host}:{target.port}) answers")
+
+
+@app.command("check-config")
+def check_config(config: Config = None) -> None:
+    """Say every mistake of the configuration with its key."""
+    load_settings(config)
+    typer.echo("the configuration is right")
+
+
+def main() -> None:
+    """Run a command; an error is one line on standard error, and never a traceback without --debug."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(1)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(_complain(error))
+
+
+def _complain(error: Exception) -> int:
+    """Print an error as people need it and return the exit code."""
+    if hasattr(error, "format_message"):  # click's own: the call is wrong
+        print(f"dicom-node: {error.format_message()}; see dicom-node --help", file=sys.stderr)  # noqa: T201
+        return 2
+    if isinstance(error, NodeError):
+        print(f"dicom-node: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, ConfigurationError | UnknownPeer | InvalidUID) else 1
+    print(f"dicom-node: {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _worker_module(name: str) -> Any:
+    """Return a module of the worker: the one place where the node's command line reaches it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if error.name is not None and error.name.startswith("dicom_node"):
+            raise
+        raise NodeError(
+            f"{name} needs the worker's packages ({error.name}): pip install 'echo-ai-node[worker]'"
+        ) from error
+
+
+def _uid(text: str) -> UID:
+    return parse_uid(text)
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Sessions]:
+    sessions = open_ledger(settings.database_url)
+    try:
+        yield sessions
+    finally:
+        close_ledger(sessions)
+
+
+def _print_json(content: object) -> None:
+    typer.echo(json.dumps(content, indent=1))
+
+
+def _studies_table(found: list[StudyJson]) -> Table:
+    table = Table("Study", "State", "Received", "Instances", "Loops", "Results")
+    for one in found:
+        table.add_row(
+            one["study_instance_uid"],
+            one["state"] if one["error"] is None else f"{one['state']}: {one['error']}",
+            one["received_at"],
+            str(one["instances"]),
+            f"{one['loops_analysed']} of {one['loops']}",
+            _results(one),
+        )
+    return table
+
+
+def _results(one: StudyJson) -> str:
+    words = [f"{result['task']} {_short(result['value'])}{result['unit']}" for result in one["results"]]
+    statement = (one["ensemble"] or {}).get("statement")
+    return "\n".join([*words, *([statement] if statement else [])])
+
+
+def _short(value: object) -> str:
+    return f"{value:.1f} " if isinstance(value, float) else str(value)
+
+
+def _print_study(one: StudyJson) -> None:
+    console = Console()
+    console.print(_studies_table([one]))
+    sections: list[tuple[str, list[dict[str, Any]], Callable[[dict[str, Any]], str]]] = [
+        ("Not measured", one["not_measured"], lambda row: f"{row['task']}: {row['reason']}"),
+        ("Not analysed", [*map(dict, one["not_analysed"])], lambda row: f"{row['sop_instance_uid']}: {row['reason']}"),
+        ("Reports", [*map(dict, one["reports"])], lambda row: str(row["path"])),
+        ("Deliveries", [*map(dict, one["deliveries"])], _delivery_line),
+        ("History", [*map(dict, one["history"])], lambda row: f"{row['at']} {row['event']} {row['detail']}"),
+    ]
+    for title, rows, line in sections:
+        if rows:
+            console.print(f"\n[bold]{title}[/bold]")
+            for row in rows:
+                console.print(f"  {line(row)}", markup=False, highlight=False)
+
+
+def _delivery_line(row: dict[str, Any]) -> str:
+    error = f": {row['error']}" if row["error"] else ""
+    return f"{row['peer']}: {row['state']} after {row['attempts']} attempts{error}"
