@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.clock import Clock
-from dicom_node.errors import DeliveryError, Refused, Transient
+from dicom_node.errors import DeliveryError, Refused, Transient, UnreadableReport
 from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.outbox import DueDelivery
@@ -83,8 +83,11 @@ class Deliverer:
         left = list(items)
         try:
             with self.sender.open() as send:
+                self._deliver(left.pop(0), send)
                 while left:
-                    self._deliver(left.pop(0), send)
+                    item = left.pop(0)
+                    if outbox.renew(self.sessions, item, _LEASE, self.clock):  # those before it may have been slow
+                        self._deliver(item, send)
         except _AssociationLost:
             for item in left:
                 outbox.release(self.sessions, item)  # not tried: due again, on a new association
@@ -93,14 +96,8 @@ class Deliverer:
                 self._failed(item, error)
 
     def _deliver(self, item: DueDelivery, send: Send) -> None:
-        if not outbox.renew(self.sessions, item, _LEASE, self.clock):
-            return  # the batch took longer than the lease: another process has it
-        path = self.store.path(item.path)
-        if not path.is_file():
-            outbox.dead(self.sessions, item, "the file of the report is missing", self.clock)
-            return
         try:
-            send(path)
+            send(self.store.path(item.path))
         except Transient as error:
             self._failed(item, error)
             raise _AssociationLost from error
@@ -113,7 +110,8 @@ class Deliverer:
     def _failed(self, item: DueDelivery, error: DeliveryError) -> None:
         now = self.clock()
         is_late = now - item.created_at > GIVE_UP_AFTER
-        if is_late or (isinstance(error, Refused) and item.attempt >= REFUSALS):
+        is_refused = isinstance(error, Refused) and item.attempt >= REFUSALS
+        if is_late or is_refused or isinstance(error, UnreadableReport):
             outbox.dead(self.sessions, item, str(error), self.clock)
             return
         at = self._next(item, error, now)

@@ -13,6 +13,7 @@ NodeError
 +-- DeliveryError           a report did not reach its peer
 |   +-- Transient           worth another attempt after a wait
 |   +-- Refused             the peer will never take it: dead letter
+|   +-- UnreadableReport    the file of the report is missing or damaged: dead letter
 +-- BrokerError             the embedded broker does not start
 +-- CannotServe             the node cannot start here: a port is taken, or another node uses the folder
 +-- NotInstalled            an optional part of the package is missing
@@ -78,6 +79,10 @@ class Transient(DeliveryError):
 
 class Refused(DeliveryError):
     """The peer will not take this report, however often it is sent."""
+
+
+class UnreadableReport(DeliveryError):
+    """The file of the report is missing or damaged."""
 
 
 class BrokerError(NodeError):

@@ -1,32 +1,36 @@
 """How a report goes out: C-STORE over an association, or STOW-RS over HTTP; both end in the same three outcomes.
 
-Returned: the peer has it. Transient: try again. Refused: it will not take it.
+Returned: the peer has it. Transient: try again. Refused: it will not take it. The bytes go out as they are stored,
+unless the peer takes another transfer syntax only. What a peer says in its own words is not repeated: it may name
+the patient.
 """
 
+import email.utils
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 import httpx
-import structlog
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.dsutils import split_dataset
 
-from dicom_node.errors import Refused, Transient
+from dicom_node.errors import Refused, Transient, UnreadableReport
 from dicom_node.settings import Peer
 
-log = structlog.get_logger(__name__)
-
 Send = Callable[[Path], None]
-"""Sends one file; raises Transient or Refused."""
+"""Sends one Part 10 file; raises Transient, Refused or UnreadableReport."""
 
 _TIMEOUT = timedelta(seconds=30)
+_CONNECT_TIMEOUT = timedelta(seconds=10)
+_LONGEST_RETRY_AFTER = timedelta(hours=1)
 _PERMANENT = frozenset({0x0122, 0x0124})  # SOP class not supported, not authorized
 _TRANSIENT_HTTP = frozenset({408, 425, 429})
 
@@ -59,11 +63,7 @@ class StoreSender:
         association.release()
 
     def _associate(self) -> Association:
-        association = associate(self._calling_ae, self._peer, [ComprehensiveSRStorage])
-        if not association.accepted_contexts:
-            association.abort()
-            raise Refused("the peer accepts no Comprehensive SR (presentation context rejected)")
-        return association
+        return associate(self._calling_ae, self._peer, [ComprehensiveSRStorage])
 
 
 class StowSender:
@@ -88,11 +88,12 @@ class StowSender:
         }
         try:
             body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-            answer = client.post(self._url, content=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise Transient(f"STOW-RS: {type(error).__name__}") from error
         except OSError as error:
-            raise Refused("the report's file cannot be read") from error
+            raise UnreadableReport(f"the file of the report cannot be read: {error.strerror}") from error
+        try:
+            answer = client.post(self._url, content=body, headers=headers)
+        except httpx.TransportError as error:
+            raise Transient(f"STOW-RS: {type(error).__name__}") from error
         _judge_http(answer)
 
 
@@ -105,41 +106,61 @@ def associate(calling_ae: str, peer: Peer, classes: list[str]) -> Association:
     """
     ae = AE(ae_title=calling_ae)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _TIMEOUT.total_seconds()
-    ae.connection_timeout = 10
+    ae.connection_timeout = _CONNECT_TIMEOUT.total_seconds()
     for uid in classes:
-        ae.add_requested_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-    association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+        # One syntax a context: the peer says which it takes, not which of them it likes best.
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            ae.add_requested_context(uid, syntax)
+    association = ae.associate(
+        peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)]
+    )
     if association.is_established:
         return association
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        assert answer is not None
+    answer = association.acceptor.primitive
+    if association.is_rejected and answer is not None:
         reason = f"association rejected: {answer.result_str}, {answer.source_str}, {answer.reason_str}"
         raise (Refused if answer.result == 1 else Transient)(reason)
-    if not association.accepted_contexts and association.rejected_contexts:
-        raise Refused("the peer accepts no presentation context of ours")
+    if association.rejected_contexts:
+        raise Refused("the peer accepted none of the presentation contexts")
     raise Transient(f"no association with {peer.host}:{peer.port} (refused, aborted or no answer)")
 
 
+def _send_at_once(event: evt.Event) -> None:
+    # Nagle's algorithm and delayed acknowledgements would cost 40 ms for each small message.
+    wrapped = event.assoc.dul.socket
+    if wrapped is not None and wrapped.socket is not None:
+        wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def _c_store(association: Association, path: Path) -> None:
-    try:
-        report = dcmread(path)
-    except (OSError, InvalidDicomError) as error:
-        raise Refused("the report's file cannot be read") from error
+    report = _in_accepted_syntax(association, path)
     try:
         answer = association.send_c_store(report)
     except (RuntimeError, ValueError) as error:  # the association is gone, or took no context for this class
         raise Transient(f"C-STORE could not be sent: {type(error).__name__}") from error
     if "Status" not in answer:
         raise Transient("no answer to the C-STORE (aborted, lost or timed out)")
-    _judge_status(int(answer.Status), str(answer.get("ErrorComment", "")))
+    _judge_status(int(answer.Status), f"C-STORE status 0x{answer.Status:04X}")
 
 
-def _judge_status(status: int, comment: str) -> None:
+def _in_accepted_syntax(association: Association, path: Path) -> Path | Dataset:
+    """Return the file itself, to be sent byte for byte, or its data set for a peer that takes another syntax only."""
+    _config.STORE_SEND_CHUNKED_DATASET = True  # pynetdicom's way to send a file as it is
+    try:
+        meta, _ = split_dataset(path)
+        sent = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+        accepted = [(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts]
+        return path if sent in accepted else dcmread(path)
+    except OSError as error:
+        raise UnreadableReport(f"the file of the report cannot be read: {error.strerror}") from error
+    except (InvalidDicomError, AttributeError, ValueError) as error:
+        raise UnreadableReport(f"the file of the report is damaged: {type(error).__name__}") from error
+
+
+def _judge_status(status: int, text: str) -> None:
     """Sort a C-STORE status (PS3.4 table B.2-1, PS3.7 annex C)."""
     if status in (0x0000, 0x0111) or status >> 12 == 0xB:  # 0x0111: it has it already
         return
-    text = f"C-STORE status 0x{status:04X}{f': {comment}' if comment else ''}"
     if status >> 8 == 0xA9 or status >> 12 == 0xC or status in _PERMANENT:
         raise Refused(text)
     raise Transient(text)
@@ -147,24 +168,22 @@ def _judge_status(status: int, comment: str) -> None:
 
 def _judge_http(answer: httpx.Response) -> None:
     """Sort a STOW-RS answer (PS3.18 table 10.5.3-1)."""
-    if answer.status_code == 200:
-        return
     text = f"STOW-RS status {answer.status_code}"
-    if answer.status_code in (202, 409):
-        failed = _failure_reason(answer)
-        if failed is None and answer.status_code == 202:
-            return
-        if failed is not None:
-            _judge_status(failed, text)
-            return
-        raise Refused(text)
-    if answer.status_code >= 500 or answer.status_code in _TRANSIENT_HTTP:
+    failed = _failure_reason(answer)
+    if failed is not None:
+        _judge_status(failed, f"{text}, failure reason 0x{failed:04X}")
+    elif answer.status_code in (200, 202):
+        return
+    elif answer.status_code >= 500 or answer.status_code in _TRANSIENT_HTTP:
         raise Transient(text, retry_after=_retry_after(answer))
-    raise Refused(text)
+    else:
+        raise Refused(text)
 
 
 def _failure_reason(answer: httpx.Response) -> int | None:
     """Return Failure Reason (0008,1197) of the first instance in Failed SOP Sequence (0008,1198), if there is one."""
+    if answer.status_code not in (200, 202, 409):
+        return None
     try:
         failed = answer.json()["00081198"]["Value"]
         return int(failed[0]["00081197"]["Value"][0])
@@ -173,5 +192,13 @@ def _failure_reason(answer: httpx.Response) -> int | None:
 
 
 def _retry_after(answer: httpx.Response) -> timedelta | None:
+    """Return Retry-After, in seconds or as a date (RFC 9110 section 10.2.3), within reason."""
     value = answer.headers.get("Retry-After", "")
-    return timedelta(seconds=min(int(value), 3600)) if value.isdecimal() else None
+    if value.isdecimal():
+        wait = timedelta(seconds=min(int(value), _LONGEST_RETRY_AFTER.total_seconds()))
+    else:
+        try:
+            wait = email.utils.parsedate_to_datetime(value) - datetime.now(UTC)
+        except (ValueError, TypeError):  # none, or nonsense
+            return None
+    return min(max(wait, timedelta(0)), _LONGEST_RETRY_AFTER)

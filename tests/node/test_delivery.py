@@ -1,0 +1,522 @@
+"""Delivery: over real associations to a PACS that answers as told, and over real HTTP."""
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, UltrasoundImageStorage
+
+from dicom_node import completion
+from dicom_node.delivery import Deliverer, backoff
+from dicom_node.identity import UID
+from dicom_node.ledger import outbox, views
+from dicom_node.ledger.engine import Sessions
+from dicom_node.ledger.studies import retry
+from dicom_node.senders import Send, Sender, StoreSender, StowSender
+from dicom_node.settings import Peer
+from dicom_node.store import InstanceStore
+from tests.doubles.analyst import Analyst
+from tests.doubles.arrivals import STUDY, Arrivals
+from tests.doubles.clock import ManualClock
+from tests.doubles.pacs import Conduct, running_pacs
+
+# pynetdicom 3.0.4 leaves a socket that did not connect to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(params=["sqlite"])
+def ledger_url(tmp_path: Path) -> str:
+    """SQLite alone: what the outbox does on each engine has its own tests."""
+    return f"sqlite:///{tmp_path / 'ledger' / 'ledger.sqlite'}"
+
+
+@dataclass(kw_only=True)
+class Node:
+    """The part of a node that writes reports and delivers them."""
+
+    sessions: Sessions
+    store: InstanceStore
+    clock: ManualClock
+    arrivals: Arrivals
+    analyst: Analyst
+
+    def write_report(self, study_uid: UID = STUDY, text: str = "one") -> bytes:
+        """Promise a report of a new study to `pacs` and return its data set's bytes."""
+        study_id = self.arrivals.send(study_uid)
+        self.clock.pass_by(60)
+        self.complete()
+        job = self.analyst.report(study_id, ["pacs"])
+        document = views.study_json(self.sessions, study_uid)
+        report_uid = document["reports"][-1]["sop_instance_uid"]
+        part10, dataset = make_report(UID(report_uid), text)
+        self.store.keep_report(UID(report_uid), part10)
+        assert job.study_instance_uid == study_uid
+        return dataset
+
+    def complete(self) -> None:
+        """Let the quiet period pass."""
+        completion.tick(self.sessions, self.clock, timedelta(seconds=30))
+
+    def deliverer(self, port: int) -> Deliverer:
+        """Return the delivery to the peer `pacs` at this port."""
+        peer = Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, receives_reports=True)
+        return self._deliverer(peer, StoreSender("ECHONODE", peer))
+
+    def stow_deliverer(self, url: str) -> Deliverer:
+        """Return the delivery to `pacs` by STOW-RS."""
+        peer = Peer(name="pacs", ae_title="PACS", receives_reports=True, stow_url=url)
+        return self._deliverer(peer, StowSender(url))
+
+    def _deliverer(self, peer: Peer, sender: StoreSender | StowSender) -> Deliverer:
+        return Deliverer(
+            peer=peer,
+            sender=sender,
+            sessions=self.sessions,
+            store=self.store,
+            clock=self.clock,
+            jitter=random.Random(7),
+        )
+
+    def delivery(self, study_uid: UID = STUDY) -> tuple[str, int, str | None]:
+        """Return state, attempts and error of the newest delivery of a study."""
+        last = views.study_json(self.sessions, study_uid)["deliveries"][-1]
+        return last["state"], last["attempts"], last["error"]
+
+    def state(self, study_uid: UID = STUDY) -> str:
+        """Return the state of a study."""
+        return views.study_json(self.sessions, study_uid)["state"]
+
+
+@pytest.fixture
+def node(sessions: Sessions, store: InstanceStore, clock: ManualClock, arrivals: Arrivals, analyst: Analyst) -> Node:
+    """A node without a network."""
+    return Node(sessions=sessions, store=store, clock=clock, arrivals=arrivals, analyst=analyst)
+
+
+def make_report(sop_uid: UID, text: str) -> tuple[bytes, bytes]:
+    """Return a small SR as Part 10 bytes and its data set's bytes alone."""
+    report = Dataset()
+    report.SOPClassUID = ComprehensiveSRStorage
+    report.SOPInstanceUID = sop_uid
+    report.StudyInstanceUID = STUDY
+    report.TextValue = text
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
+    meta.MediaStorageSOPInstanceUID = sop_uid
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    alone, whole = BytesIO(), BytesIO()
+    report.save_as(alone, implicit_vr=False, little_endian=True)
+    report.file_meta = meta
+    report.save_as(whole, enforce_file_format=True)
+    return whole.getvalue(), alone.getvalue()
+
+
+def closed_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_report_arrives_byte_for_byte_and_the_study_is_delivered(node: Node) -> None:
+    dataset = node.write_report()
+    with running_pacs() as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert pacs.stored == [dataset]
+    assert pacs.calling_ae == "ECHONODE"
+    assert node.delivery() == ("delivered", 1, None)
+    assert node.state() == "delivered"
+
+
+def test_a_peer_that_takes_implicit_vr_alone_gets_the_report_in_it(node: Node) -> None:
+    node.write_report(text="Befund")
+    with running_pacs(syntaxes=[ImplicitVRLittleEndian]) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    received = dcmread(BytesIO(pacs.stored[0]), force=True)
+    assert received.TextValue == "Befund"
+    assert node.state() == "delivered"
+
+
+def test_reports_of_several_studies_go_over_one_association(node: Node) -> None:
+    for number in range(3):
+        node.write_report(UID(f"1.2.826.0.5.{number}"))
+    with running_pacs() as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert len(pacs.stored) == 3
+    assert pacs.num_associations == 1
+
+
+@pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0x0111])
+def test_success_warnings_and_known_already_count_as_delivered(node: Node, status: int) -> None:
+    node.write_report()
+    with running_pacs(status) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert node.delivery() == ("delivered", 1, None)
+
+
+@pytest.mark.parametrize("answer", [0xA700, 0x0110, Conduct.ABORT, Conduct.REJECT_TRANSIENT])
+def test_what_may_pass_is_tried_again_after_a_wait(node: Node, answer: int | Conduct) -> None:
+    node.write_report()
+    with running_pacs(answer) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        deliverer.deliver_due()
+        state, attempts, error = node.delivery()
+        at_once = deliverer.deliver_due()
+        node.clock.pass_by(18.1)  # 15 s and a fifth
+        deliverer.deliver_due()
+
+    assert (state, attempts) == ("waiting", 1)
+    assert error
+    assert at_once == 0
+    assert node.delivery() == ("delivered", 2, None)
+
+
+@pytest.mark.parametrize("answer", [0xA900, 0xC000, 0xC123, 0x0122, 0x0124, Conduct.REJECT_PERMANENT])
+def test_a_refusal_is_a_dead_letter_the_second_time(node: Node, answer: int | Conduct) -> None:
+    node.write_report()
+    with running_pacs(answer, answer) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        deliverer.deliver_due()
+        first = node.delivery()[0]
+        node.clock.pass_by(20)
+        deliverer.deliver_due()
+
+    assert first == "waiting"
+    assert node.delivery()[:2] == ("dead", 2)
+    assert node.state() == "failed"
+    assert "pacs" in (views.study_json(node.sessions, STUDY)["error"] or "")
+
+
+def test_a_peer_that_takes_no_reports_at_all_refuses(node: Node) -> None:
+    node.write_report()
+    with running_pacs(classes=[UltrasoundImageStorage]) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        deliverer.deliver_due()
+        node.clock.pass_by(20)
+        deliverer.deliver_due()
+
+    state, _, error = node.delivery()
+    assert state == "dead"
+    assert "presentation context" in (error or "")
+
+
+def test_a_peer_that_is_down_for_48_hours_is_given_up(node: Node) -> None:
+    node.write_report()
+    deliverer = node.deliverer(closed_port())
+    deliverer.deliver_due()
+    waiting = node.delivery()
+    node.clock.pass_by(48 * 3600 + 1)
+    deliverer.deliver_due()
+
+    assert waiting[0] == "waiting"
+    assert "no association" in (waiting[2] or "")
+    assert node.delivery()[:2] == ("dead", 2)
+
+
+def test_a_dead_letter_that_is_retried_by_hand_is_delivered(node: Node) -> None:
+    node.write_report()
+    with running_pacs(0xC000, 0xC000) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        deliverer.deliver_due()
+        node.clock.pass_by(20)
+        deliverer.deliver_due()
+        retry(node.sessions, STUDY, node.clock)
+        deliverer.deliver_due()
+
+    assert node.state() == "delivered"
+    assert len(pacs.stored) == 1
+
+
+def test_an_abort_costs_the_other_reports_of_the_batch_nothing(node: Node) -> None:
+    studies = [UID(f"1.2.826.0.5.{number}") for number in range(3)]
+    for study_uid in studies:
+        node.write_report(study_uid)
+    with running_pacs(Conduct.ABORT) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        deliverer.deliver_due()
+        deliverer.deliver_due()
+
+    assert [node.delivery(study_uid)[:2] for study_uid in studies] == [
+        ("waiting", 1),
+        ("delivered", 1),
+        ("delivered", 1),
+    ]
+    assert pacs.num_associations == 2
+
+
+def test_a_missing_report_file_is_a_dead_letter_and_its_neighbour_arrives(node: Node) -> None:
+    lost, whole = UID("1.2.826.0.5.1"), UID("1.2.826.0.5.2")
+    node.write_report(lost)
+    node.write_report(whole)
+    report_path = views.study_json(node.sessions, lost)["reports"][0]["path"]
+    node.store.path(report_path).unlink()
+    with running_pacs() as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert node.delivery(lost)[0] == "dead"
+    assert "file of the report" in (node.delivery(lost)[2] or "")
+    assert node.delivery(whole)[0] == "delivered"
+
+
+@pytest.mark.parametrize("content", [b"", b"no DICOM", b"\0" * 128 + b"DICM" + b"\x02\x00"])
+def test_a_damaged_report_file_is_a_dead_letter(node: Node, content: bytes) -> None:
+    node.write_report()
+    report_path = views.study_json(node.sessions, STUDY)["reports"][0]["path"]
+    node.store.path(report_path).write_bytes(content)
+    with running_pacs() as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert node.delivery()[0] == "dead"
+
+
+def test_a_report_leaves_within_300_ms_of_its_promise(node: Node) -> None:
+    with running_pacs() as pacs, running(node.deliverer(pacs.port)):
+        node.write_report()
+        written = time.monotonic()
+        wait_until(lambda: bool(pacs.stored))
+        waited = time.monotonic() - written
+
+    assert waited < 0.3
+
+
+def test_a_silent_peer_does_not_hold_up_another(node: Node) -> None:
+    study_id = node.arrivals.send()
+    node.clock.pass_by(60)
+    node.complete()
+    node.analyst.report(study_id, ["silent", "pacs"])
+    report_uid = UID(views.study_json(node.sessions, STUDY)["reports"][0]["sop_instance_uid"])
+    node.store.keep_report(report_uid, make_report(report_uid, "one")[0])
+    with socket.create_server(("127.0.0.1", 0)) as silent, running_pacs() as pacs:
+        peer = Peer(name="silent", ae_title="SILENT", host="127.0.0.1", port=silent.getsockname()[1])
+        blocked = Deliverer(
+            peer=peer,
+            sender=StoreSender("ECHONODE", peer),
+            sessions=node.sessions,
+            store=node.store,
+            clock=node.clock,
+        )
+        thread = threading.Thread(target=blocked.deliver_due)
+        thread.start()
+        wait_until(lambda: views.study_json(node.sessions, STUDY)["deliveries"][0]["state"] == "sending")
+        node.deliverer(pacs.port).deliver_due()
+    thread.join(60)
+
+    assert len(pacs.stored) == 1
+
+
+def test_waits_double_to_a_quarter_of_an_hour_and_spread_by_a_fifth() -> None:
+    assert [backoff(attempt, 0.0).total_seconds() for attempt in (1, 2, 3, 7, 8, 500)] == [15, 30, 60, 900, 900, 900]
+    assert backoff(1, 1.0) == timedelta(seconds=18)
+    assert backoff(1, -1.0) == timedelta(seconds=12)
+
+
+def test_what_cannot_be_foreseen_ends_neither_the_thread_nor_the_delivery(node: Node) -> None:
+    node.write_report()
+    with running_pacs() as pacs:
+        deliverer = node.deliverer(pacs.port)
+        broken = Deliverer(
+            peer=deliverer.peer,
+            sender=FailsOnce(deliverer.sender),
+            sessions=node.sessions,
+            store=node.store,
+            clock=node.clock,
+        )
+        with running(broken):
+            wait_until(lambda: node.delivery()[0] == "sending")
+            node.clock.pass_by(121)  # its lease
+            wait_until(lambda: node.delivery()[0] == "delivered")
+
+    assert len(pacs.stored) == 1
+
+
+class FailsOnce:
+    """A sender with a mistake of ours in it."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._has_failed = False
+
+    @contextmanager
+    def open(self) -> Iterator[Send]:
+        """Fail the first time."""
+        if not self._has_failed:
+            self._has_failed = True
+            raise ZeroDivisionError
+        with self._sender.open() as send:
+            yield send
+
+
+# --- STOW-RS ---
+
+
+@dataclass(kw_only=True)
+class Dicomweb:
+    """A DICOMweb service that answers as told."""
+
+    url: str = ""
+    answers: list[tuple[int, dict[str, str], str]] = field(default_factory=list)
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+    """Path, content type and body."""
+
+
+@contextmanager
+def running_dicomweb(*answers: tuple[int, dict[str, str], str]) -> Iterator[Dicomweb]:
+    """Run it until the block ends; it answers 200 when its answers are used up."""
+    service = Dicomweb(answers=list(answers))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            service.requests.append((self.path, self.headers["Content-Type"], body))
+            status, headers, content = service.answers.pop(0) if service.answers else (200, {}, "{}")
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    service.url = f"http://127.0.0.1:{server.server_port}/dicom-web"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield service
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def failed_sop(reason: int) -> str:
+    """Return a STOW-RS answer that names one failure."""
+    return f'{{"00081198": {{"vr": "SQ", "Value": [{{"00081197": {{"vr": "US", "Value": [{reason}]}}}}]}}}}'
+
+
+def test_stow_carries_the_stored_file_as_one_part(node: Node) -> None:
+    dataset = node.write_report()
+    with running_dicomweb() as service:
+        node.stow_deliverer(service.url).deliver_due()
+
+    path, content_type, body = service.requests[0]
+    assert path == "/dicom-web/studies"
+    assert content_type.startswith('multipart/related; type="application/dicom"; boundary=')
+    assert dataset in body
+    assert node.state() == "delivered"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ((200, {}, "{}"), "delivered"),
+        ((202, {}, "{}"), "delivered"),
+        ((202, {}, failed_sop(0xA700)), "waiting"),
+        ((409, {}, failed_sop(0x0111)), "delivered"),
+        ((409, {}, failed_sop(0xC000)), "waiting"),
+        ((408, {}, ""), "waiting"),
+        ((429, {}, ""), "waiting"),
+        ((503, {}, ""), "waiting"),
+        ((400, {}, ""), "waiting"),
+    ],
+)
+def test_stow_answers_are_sorted(node: Node, answer: tuple[int, dict[str, str], str], state: str) -> None:
+    node.write_report()
+    with running_dicomweb(answer) as service:
+        node.stow_deliverer(service.url).deliver_due()
+
+    assert node.delivery()[:2] == (state, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ((409, {}, failed_sop(0xC000)), "dead"),
+        ((409, {}, "not JSON"), "dead"),
+        ((400, {}, ""), "dead"),
+        ((202, {}, failed_sop(0xA700)), "waiting"),
+        ((503, {}, ""), "waiting"),
+    ],
+)
+def test_stow_refusals_are_dead_letters_the_second_time(
+    node: Node, answer: tuple[int, dict[str, str], str], state: str
+) -> None:
+    node.write_report()
+    with running_dicomweb(answer, answer) as service:
+        deliverer = node.stow_deliverer(service.url)
+        deliverer.deliver_due()
+        node.clock.pass_by(20)
+        deliverer.deliver_due()
+
+    assert node.delivery()[:2] == (state, 2)
+
+
+def test_stow_waits_as_long_as_the_service_asks(node: Node) -> None:
+    node.write_report()
+    with running_dicomweb((503, {"Retry-After": "120"}, "")) as service:
+        deliverer = node.stow_deliverer(service.url)
+        deliverer.deliver_due()
+        node.clock.pass_by(119)
+        before = deliverer.deliver_due()
+        node.clock.pass_by(2)
+        after = deliverer.deliver_due()
+
+    assert (before, after) == (0, 1)
+    assert node.state() == "delivered"
+
+
+def test_a_service_that_is_down_is_tried_again(node: Node) -> None:
+    node.write_report()
+    node.stow_deliverer(f"http://127.0.0.1:{closed_port()}").deliver_due()
+
+    assert node.delivery()[:2] == ("waiting", 1)
+
+
+def test_what_another_process_holds_is_not_sent_twice(node: Node) -> None:
+    node.write_report()
+    with running_pacs() as pacs:
+        held = outbox.due(node.sessions, "pacs", limit=1, lease=timedelta(seconds=30), clock=node.clock)
+        meanwhile = node.deliverer(pacs.port).deliver_due()
+
+    assert len(held) == 1
+    assert meanwhile == 0
+
+
+@contextmanager
+def running(deliverer: Deliverer) -> Iterator[None]:
+    """Run a deliverer's thread until the block ends."""
+    stop = threading.Event()
+    thread = threading.Thread(target=deliverer.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def wait_until(is_true: object, seconds: float = 20.0) -> None:
+    """Poll until it is true."""
+    assert callable(is_true)
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
