@@ -87,6 +87,10 @@ class _Server(ThreadedAssociationServer):
     def server_activate(self) -> None:
         """Do nothing: it listens."""
 
+    def server_close(self) -> None:
+        """Close this process's hold on the socket; the other acceptors go on listening on it."""
+        self._listening.close()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Acceptor:
@@ -105,7 +109,6 @@ class Acceptor:
             deadline.wait(0.1)
         for association in self.server.active_associations:
             association.abort()
-        self.server.server_close()
         self.thread.join()
 
 
@@ -161,6 +164,7 @@ def start_acceptor(
         (evt.EVT_DIMSE_RECV, scp.on_dimse_message),
     ]
     server = _Server(listening, ae, handlers)
+    ae._servers.append(server)  # where pynetdicom looks for it when it stops
     thread = threading.Thread(target=partial(server.serve_forever, 0.1), name="accept", daemon=True)
     thread.start()
     return Acceptor(server=server, thread=thread)

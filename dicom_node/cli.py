@@ -1,6 +1,5 @@
-"""`dicom-node`: parse, call one function, print, return an exit code (0 done, 1 failed, 2 wrong call or configuration)."""
+"""`dicom-node`: parse, call one function, print, return an exit code (0 done, 1 failed, 2 wrong call or settings)."""
 
-import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -54,7 +53,9 @@ def demo(
     ] = None,
 ) -> None:
     """Send a synthetic study through a node of its own and print the report that comes back."""
-    raise typer.Exit(_worker_module("worker.demo").run(keep))
+    with _needs_worker():
+        from worker.demo import run
+    raise typer.Exit(run(keep))
 
 
 @app.command()
@@ -75,7 +76,9 @@ def analyse(
 ) -> None:
     """Analyse files without a network: one Structured Report a study."""
     configure_logs(level="WARNING", json=False)
-    raise typer.Exit(_worker_module("worker.offline").run(paths, out, ensemble, as_json))
+    with _needs_worker():
+        from worker.offline import run
+    raise typer.Exit(run(paths, out, ensemble, as_json))
 
 
 @app.command()
@@ -169,15 +172,14 @@ def _complain(error: Exception) -> int:
     return 1
 
 
-def _worker_module(name: str) -> Any:
-    """Return a module of the worker: the one place where the node's command line reaches it."""
+@contextmanager
+def _needs_worker() -> Iterator[None]:
+    """Say in words that the packages of the worker are missing: the node itself runs without them."""
     try:
-        return importlib.import_module(name)
+        yield
     except ImportError as error:
-        if error.name is not None and error.name.startswith("dicom_node"):
-            raise
         raise NodeError(
-            f"{name} needs the worker's packages ({error.name}): pip install 'echo-ai-node[worker]'"
+            f"this needs the worker's packages ({error.name}): pip install 'echo-ai-node[worker]'"
         ) from error
 
 

@@ -15,11 +15,11 @@ from rich.table import Table
 from dicom_node.clock import utc_now
 from dicom_node.errors import InvalidUID, ReportError
 from dicom_node.identity import parse_uid
+from model.ensemble import SHIPPED
 from worker.compose import Composed, Material, Subject, compose
 from worker.engine import Engine, load_engine
 from worker.errors import NoEnsemble
 from worker.loops import AnalysedLoop, RefusedLoop, analyse_files
-from worker.settings import SHIPPED
 
 _IDENTITY: list[Any] = [
     "SOPClassUID",

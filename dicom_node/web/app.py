@@ -51,11 +51,11 @@ def make_app(settings: Settings, sessions: Sessions, store: InstanceStore, node_
     def metrics() -> PlainTextResponse:
         return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
-    @app.get("/api/studies")
+    @app.get("/api/studies", response_model=None)
     def studies(state: StudyState | None = None) -> list[StudyJson]:
         return studies_json(sessions, state, data_dir=data_dir)
 
-    @app.get("/api/studies/{uid}")
+    @app.get("/api/studies/{uid}", response_model=None)
     def study(uid: str) -> StudyJson:
         try:
             return study_json(sessions, parse_uid(uid), data_dir=data_dir)
