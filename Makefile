@@ -6,6 +6,7 @@ PACKAGES := dicom_node model worker trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench fmt docs
+.NOTPARALLEL:
 
 help:
 	@echo "make demo   send a synthetic echo study through the node and print the report"
