@@ -3,13 +3,14 @@
 The node rings tasks by name and never imports the worker.
 """
 
-import queue
 import threading
 from datetime import timedelta
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.connection import Connection
+from kombu.exceptions import KombuError
+from redis import RedisError
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +20,12 @@ TASK = "worker.analyse_study"
 QUEUE = "inference"
 """The queue that workers listen on."""
 
+QUEUE_MAX = 1000
+"""Calls that may wait: with so many nobody listens, and the clock would fill the broker by ringing again."""
+
 _CLOSE_DEADLINE = timedelta(seconds=5)
+_TIMEOUT_SECONDS = 2
+_FAILURES = (KombuError, RedisError, OSError)  # what kombu lets through depends on where the line breaks
 
 
 class Bell:
@@ -30,42 +36,109 @@ class Bell:
         self._app = Celery("dicom_node", broker=broker_url, set_as_current=False)
         self._app.conf.update(
             task_serializer="json",
-            broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0},
-            broker_connection_timeout=2,
+            broker_transport_options={
+                "socket_connect_timeout": _TIMEOUT_SECONDS,
+                "socket_timeout": _TIMEOUT_SECONDS,
+                "socket_keepalive": True,
+            },
         )
-        self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._pending: set[int] = set()
+        self._line: _Line | None = None
         self._is_failing = False
+        self._waiting: dict[int, None] = {}  # in the order of ringing, each study once
+        self._is_closing = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
         self._thread.start()
 
     def ring(self, study_id: int) -> None:
         """Call a worker for the study soon; many calls at once are one. Never blocks, never raises."""
-        with self._lock:
-            if study_id in self._pending:
-                return
-            self._pending.add(study_id)
-        self._waiting.put(study_id)
+        with self._changed:
+            self._waiting[study_id] = None
+            self._changed.notify()
 
     def close(self) -> None:
         """Send what waits, within a few seconds, and end the thread."""
-        self._waiting.put(None)
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
         self._thread.join(_CLOSE_DEADLINE.total_seconds())
-        self._app.close()
 
     def _run(self) -> None:
-        while (study_id := self._waiting.get()) is not None:
-            with self._lock:
-                self._pending.discard(study_id)  # who rings from now on may know more than this message's reader
-            self._send(study_id)
+        while study_ids := self._next():
+            try:
+                self._send(study_ids)
+            except _FAILURES as error:
+                if not self._is_failing:
+                    log.warning("bell_silent", reason=type(error).__name__)  # once, not for each study
+                self._is_failing = True
+            except Exception:  # the loop of a service: without its thread the bell would be silent for ever
+                log.exception("bell_failed")
+                self._hang_up()
+            else:
+                self._is_failing = False
+        self._hang_up()
+        self._app.close()
 
-    def _send(self, study_id: int) -> None:
+    def _next(self) -> list[int]:
+        """Wait for studies to ring for; none: the bell is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closing)
+            study_ids, self._waiting = list(self._waiting), {}
+            return study_ids
+
+    def _send(self, study_ids: list[int]) -> None:
         try:
-            self._app.send_task(TASK, args=[study_id], queue=QUEUE, ignore_result=True, retry=False)
-        except (OperationalError, OSError) as error:
-            if not self._is_failing:
-                log.warning("bell_silent", reason=type(error).__name__)  # once, not for each study
-            self._is_failing = True
-        else:
-            self._is_failing = False
+            self._send_on_line(study_ids)
+        except _FAILURES:
+            self._hang_up()  # it may have been cut while nobody rang: once more, on a new line
+            try:
+                self._send_on_line(study_ids)
+            except _FAILURES:
+                self._hang_up()
+                raise
+
+    def _send_on_line(self, study_ids: list[int]) -> None:
+        if self._line is None:
+            self._line = _Line(self._app)
+        room = QUEUE_MAX - self._line.num_waiting()
+        if room < len(study_ids):
+            log.warning("bell_not_rung", studies=len(study_ids) - max(room, 0), waiting=QUEUE_MAX - room)
+        for study_id in study_ids[: max(room, 0)]:
+            self._line.send(study_id)
+
+    def _hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+
+class _Line:
+    """An open connection to the broker."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection: Connection = app.connection_for_write()
+        try:
+            self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+            self._channel = self._connection.channel()
+            self._producer = app.amqp.Producer(self._channel)
+        except _FAILURES:
+            self.close()
+            raise
+
+    def num_waiting(self) -> int:
+        """Return how many calls no worker has taken yet."""
+        return int(self._channel.queue_declare(queue=QUEUE).message_count)
+
+    def send(self, study_id: int) -> None:
+        """Put a call into the queue."""
+        self._app.send_task(
+            TASK, args=[study_id], queue=QUEUE, ignore_result=True, retry=False, producer=self._producer
+        )
+
+    def close(self) -> None:
+        """Close the connection; one that is broken already is as good as closed."""
+        try:
+            self._connection.release()  # type: ignore[no-untyped-call]  # kombu types some of its methods
+        except _FAILURES as error:
+            log.debug("line_was_broken", reason=type(error).__name__)
