@@ -1,0 +1,14 @@
+"""What tests of every package share."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real files, which lies beside the repository on the machines that have it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder of real files beside the repository")
+    return folder
