@@ -77,6 +77,7 @@ class Analyst:
                 log.info(
                     "loop_analysed" if isinstance(verdict, AnalysedLoop) else "instance_not_analysed",
                     instance=one.sop_instance_uid,
+                    worker=self.owner,
                     attempt=one.attempt,
                     kept=is_kept,
                     reason=verdict.code if isinstance(verdict, RefusedLoop) else None,

@@ -59,10 +59,12 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path, *, node_ae: str, node_port: int, ae_title: str = "ORTHANC") -> Iterator[Orthanc]:
+def running_orthanc(
+    folder: Path, *, node_ae: str, node_port: int, dicom_port: int, ae_title: str = "ORTHANC"
+) -> Iterator[Orthanc]:
     """Run Orthanc with `node` as its one modality until the block ends."""
     binary = require_binary("Orthanc")
-    http_port, dicom_port = free_port(), free_port()
+    http_port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
         "Name": "PACS",
