@@ -1,0 +1,1 @@
+"""The repository itself: its documents say what the code says."""

@@ -1,0 +1,94 @@
+"""What the documents say of commands, configuration and DICOM is what the code does."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+from pydicom.uid import UID
+
+from dicom_node import scp
+from dicom_node.cli import app
+from dicom_node.settings import settings_from
+from model.clip.dicom import DECODABLE
+from model.clip.select import MIN_FRAMES
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    """The table of commands is the one that the program has."""
+    rows = [line.split("|")[1] for line in _readme().splitlines() if line.startswith("| `dicom-node")]
+    named = {word for row in rows for word in re.findall(r"`dicom-node ([a-z-]+)", row)}
+
+    assert named == set(typer.main.get_group(app).commands)
+
+
+def test_the_readme_names_every_make_target_that_it_needs() -> None:
+    """And each one is a target."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+    assert set(re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", _readme(), flags=re.MULTILINE)) >= {("demo", "")}
+    assert targets - {"help"} == {
+        "".join(pair) for pair in re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", _readme(), flags=re.MULTILINE)
+    }
+
+
+def test_the_readme_s_configuration_is_right() -> None:
+    """A user starts from this sample."""
+    (sample,) = re.findall(r"```toml\n(.*?)```", _readme(), flags=re.DOTALL)
+
+    settings = settings_from(tomllib.loads(sample))
+
+    assert settings.node.require_known_peer
+    assert settings.peer("pacs").receives_reports
+
+
+def test_conformance_lists_every_status_of_a_c_store() -> None:
+    """The statuses that the SCP answers with, no more and no fewer."""
+    listed = re.findall(r"^\| 0x([0-9A-F]{4}) \|", _conformance(), flags=re.MULTILINE)
+
+    assert sorted(int(text, 16) for text in listed) == sorted(scp.StoreStatus)
+
+
+def test_conformance_lists_every_rejection() -> None:
+    """Ours; 2, 3, 2 is pynetdicom's own."""
+    listed = {
+        tuple(map(int, row)) for row in re.findall(r"^\| (\d), (\d), (\d) \|", _conformance(), flags=re.MULTILINE)
+    }
+
+    assert listed == {rejection.value for rejection in scp.Rejection} | {(2, 3, 2)}
+
+
+def test_conformance_lists_the_transfer_syntaxes_that_are_decoded() -> None:
+    """With their names as the standard gives them."""
+    listed = dict(
+        re.findall(r"^\| (.+) \| (1\.2\.840\.10008\.1\.2[\d.]*) \|$", _conformance(), flags=re.MULTILINE)[::-1]
+    )
+
+    assert {uid: name for name, uid in listed.items()} == {uid: UID(uid).name for uid in DECODABLE}
+
+
+def test_conformance_says_who_the_node_is() -> None:
+    """Implementation class UID, version name, and how short a loop may be."""
+    assert scp.IMPLEMENTATION_CLASS_UID in _conformance()
+    assert scp.IMPLEMENTATION_VERSION in _conformance()
+    assert f"of {MIN_FRAMES} frames or more" in _conformance()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_document_s_links_lead_somewhere(path: Path) -> None:
+    """Links into the repository, seen from the document."""
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text())
+
+    assert all((path.parent / link).exists() for link in links), links
+
+
+def _readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+def _conformance() -> str:
+    return (ROOT / "docs" / "conformance.md").read_text()
