@@ -1,0 +1,143 @@
+"""The encoder against an oracle that shares no code with it: Hugging Face's VideoMAE with the same weights."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+from model.errors import WeightsError
+from model.net.encoder import Encoder
+from model.weights import Family, import_state, load_strictly
+
+TOKENS, HIDDEN = 64, 54
+
+
+def oracle(*, use_mean_pooling: bool) -> VideoMAEForPreTraining:
+    """Return a tiny random VideoMAE in which no parameter is at its start value of 0 or 1."""
+    torch.manual_seed(7)
+    config = VideoMAEConfig(
+        image_size=32,
+        patch_size=8,
+        num_frames=8,
+        tubelet_size=2,
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        decoder_hidden_size=24,
+        decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=3,
+        decoder_intermediate_size=64,
+        use_mean_pooling=use_mean_pooling,
+    )
+    network = VideoMAEForPreTraining(config).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return network
+
+
+def ours(state: dict[str, Tensor], *, final_norm: bool) -> Encoder:
+    """Return our encoder with the oracle's weights."""
+    encoder = Encoder(
+        frames=8, size=32, tubelet=2, patch=8, dim=48, depth=3, heads=4, mlp_dim=96, eps=1e-12, final_norm=final_norm
+    )
+    load_strictly(encoder, import_state(state).part("encoder."))
+    return encoder.eval()
+
+
+def with_old_bias_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state as transformers before 5 wrote it."""
+    old = {}
+    for key, value in state.items():
+        name = re.sub(r"attention\.query\.bias$", "attention.q_bias", key)
+        old[re.sub(r"attention\.value\.bias$", "attention.v_bias", name)] = value
+    return old
+
+
+@pytest.fixture
+def clip() -> Tensor:
+    """Two clips with values in 0..1."""
+    return torch.rand(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    """A mask of its own for each clip, with the same number hidden."""
+    generator = torch.Generator().manual_seed(4)
+    hidden = torch.stack([torch.randperm(TOKENS, generator=generator) for _ in range(2)]) < HIDDEN
+    return hidden
+
+
+@pytest.mark.parametrize("use_mean_pooling", [True, False])
+@pytest.mark.parametrize("names", ["new", "old"])
+def test_the_encoder_gives_what_hugging_face_gives(clip: Tensor, use_mean_pooling: bool, names: str) -> None:
+    theirs = oracle(use_mean_pooling=use_mean_pooling)
+    state = theirs.state_dict() if names == "new" else with_old_bias_names(theirs.state_dict())
+    encoder = ours(state, final_norm=not use_mean_pooling)
+
+    with torch.inference_mode():
+        expected = theirs.videomae(clip.transpose(1, 2)).last_hidden_state
+        difference = (encoder(clip) - expected).abs().max()
+
+    assert difference <= 1e-5
+
+
+@pytest.mark.parametrize("use_mean_pooling", [True, False])
+def test_the_masked_encoder_gives_what_hugging_face_gives(clip: Tensor, mask: Tensor, use_mean_pooling: bool) -> None:
+    theirs = oracle(use_mean_pooling=use_mean_pooling)
+    encoder = ours(theirs.state_dict(), final_norm=not use_mean_pooling)
+
+    with torch.inference_mode():
+        expected = theirs.videomae(clip.transpose(1, 2), bool_masked_pos=mask).last_hidden_state
+        difference = (encoder(clip, mask) - expected).abs().max()
+
+    assert difference <= 1e-5
+
+
+def test_masked_pixels_do_not_reach_the_encoder(clip: Tensor, mask: Tensor) -> None:
+    encoder = ours(oracle(use_mean_pooling=True).state_dict(), final_norm=False)
+    hidden = mask.view(2, 1, 4, 4, 4).repeat_interleave(2, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
+    disturbed = torch.where(hidden, 1.0 - clip, clip)
+
+    with torch.inference_mode():
+        assert torch.equal(encoder(clip, mask), encoder(disturbed, mask))
+
+
+def test_a_state_behind_module_is_read(clip: Tensor) -> None:
+    state = oracle(use_mean_pooling=True).state_dict()
+
+    imported = import_state({f"module.{key}": value for key, value in state.items()})
+
+    assert imported.family is Family.HUGGING_FACE
+    assert imported.state.keys() == import_state(state).state.keys()
+
+
+def test_official_names_differ_by_the_patch_embedding_alone() -> None:
+    ours_named = import_state(oracle(use_mean_pooling=False).state_dict()).state
+    official = {key.replace("patch_embed.", "patch_embed.proj."): value for key, value in ours_named.items()}
+
+    imported = import_state(official)
+
+    assert imported.family is Family.OFFICIAL
+    assert imported.state.keys() == ours_named.keys()
+
+
+def test_a_missing_key_is_named() -> None:
+    state = import_state(oracle(use_mean_pooling=True).state_dict()).part("encoder.")
+    del state["blocks.1.norm1.weight"]
+    encoder = Encoder(
+        frames=8, size=32, tubelet=2, patch=8, dim=48, depth=3, heads=4, mlp_dim=96, eps=1e-12, final_norm=False
+    )
+
+    with pytest.raises(WeightsError, match=r"missing: \['blocks.1.norm1.weight'\]"):
+        load_strictly(encoder, state)
+
+
+def test_an_unknown_key_is_named() -> None:
+    state = {**oracle(use_mean_pooling=True).state_dict(), "videomae.encoder.layer.0.gamma": torch.zeros(1)}
+
+    with pytest.raises(WeightsError, match="gamma"):
+        import_state(state)
