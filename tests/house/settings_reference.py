@@ -32,6 +32,7 @@ def _sections() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         is_list = get_origin(field.annotation) is tuple
         section = get_args(field.annotation)[0] if is_list else field.annotation
+        assert isinstance(section, type)
         assert issubclass(section, Section)
         yield f"## {f'[[{name}]]' if is_list else f'[{name}]'}"
         yield f"{field.description}\n"
