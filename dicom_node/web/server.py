@@ -1,5 +1,6 @@
 """uvicorn in a thread of the clock's process."""
 
+import socket
 import threading
 
 import uvicorn
@@ -9,17 +10,17 @@ from fastapi import FastAPI
 class WebServer:
     """Serves the application until stopped."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
-        """Take the address; nothing listens yet."""
-        config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+    def __init__(self, app: FastAPI, listening: socket.socket) -> None:
+        """Take a socket that listens already: who opened it could say that the port is taken."""
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3)
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, name="web", daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([listening],), name="web", daemon=True)
 
     def start(self) -> None:
-        """Listen."""
+        """Answer."""
         self._thread.start()
 
     def stop(self) -> None:
         """Finish what is being answered and close."""
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(5)

@@ -57,7 +57,7 @@ def test_it_keeps_nothing_on_disk_and_its_folder_to_itself(tmp_path: Path, broke
 def test_it_starts_again_under_the_same_url(broker: EmbeddedBroker) -> None:
     url = broker.url
     broker.stop()
-    was_running = broker.is_running()
+    was_running = broker.is_alive()
     broker.start()
 
     with redis.Redis.from_url(url) as client:
