@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.clock import utc_now
-from dicom_node.dispatch import Bell
 from dicom_node.errors import ConfigurationError, InvalidUID, NodeError, UnknownPeer
 from dicom_node.identity import UID, parse_uid
 from dicom_node.ledger import studies as ledger_studies
@@ -20,10 +19,9 @@ from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.schema import StudyState
 from dicom_node.ledger.views import StudyJson, studies_json, study_json
 from dicom_node.logs import configure_logs
-from dicom_node.senders import associate
-from dicom_node.serve import serve as run_node
 from dicom_node.settings import Settings, load_settings
 
+# What only one command needs is imported there: the network and the page cost a second that `studies` need not wait.
 app = typer.Typer(
     help="The echo AI node: every echocardiogram read by Echo-Vision-FM, answered with a DICOM Structured Report.",
     no_args_is_help=True,
@@ -61,6 +59,8 @@ def demo(
 @app.command()
 def serve(config: Config = None) -> None:
     """Run the node until SIGTERM."""
+    from dicom_node.serve import serve as run_node
+
     configure_logs()
     run_node(load_settings(config), config)
 
@@ -120,6 +120,8 @@ def retry(uid: str, config: Config = None) -> None:
     if state is None:
         raise NodeError(f"study {uid} has not failed: nothing to retry")
     if state is StudyState.ANALYSING and settings.broker.url.get_secret_value():
+        from dicom_node.dispatch import Bell
+
         bell = Bell(settings.broker.url.get_secret_value())
         bell.ring(study_id)
         bell.close()  # with the embedded broker the node's clock rings within seconds
@@ -129,6 +131,8 @@ def retry(uid: str, config: Config = None) -> None:
 @app.command()
 def echo(peer: str, config: Config = None) -> None:
     """Send a C-ECHO to a peer of the configuration."""
+    from dicom_node.senders import associate
+
     settings = load_settings(config)
     target = settings.peer(peer)
     association = associate(settings.node.ae_title, target, [_VERIFICATION])

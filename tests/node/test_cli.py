@@ -1,0 +1,204 @@
+"""The command line as scripts use it: exit codes, one line an error, JSON alone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+
+from dicom_node import completion
+from dicom_node.ledger.engine import close_ledger, open_ledger
+from dicom_node.store import InstanceStore
+from tests.doubles.arrivals import STUDY, Arrivals
+from tests.doubles.clock import ManualClock
+from tests.doubles.pacs import running_pacs
+
+Ended = subprocess.CompletedProcess[str]
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The configuration of a node that never ran."""
+    path = tmp_path / "node.toml"
+    path.write_text(f"[node]\ndata_dir = {json.dumps(str(tmp_path / 'var'))}\n")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run `dicom-node` with these arguments."""
+
+    def run(*arguments: str | Path, **variables: str) -> Ended:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ECHO_NODE")}
+        return subprocess.run(
+            [sys.executable, "-m", "dicom_node", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**kept, **variables},
+            cwd=tmp_path,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def filled(config: Path, tmp_path: Path) -> Path:
+    """The configuration of a node that holds one study whose analysis failed."""
+    sessions = open_ledger(f"sqlite:///{tmp_path / 'var' / 'ledger.sqlite'}")
+    clock = ManualClock()
+    arrivals = Arrivals(sessions, InstanceStore(tmp_path / "var", min_free_bytes=0), clock)
+    study_id = arrivals.send()
+    clock.pass_by(60)
+    completion.tick(sessions, clock, timedelta(seconds=30))
+    with sessions.begin() as session:
+        session.connection().exec_driver_sql(f"UPDATE study SET state='failed', error='no heart' WHERE id={study_id}")
+    close_ledger(sessions)
+    return config
+
+
+def assert_one_line(ended: Ended, code: int, *words: str) -> None:
+    """Assert the exit code, and an error of one line with these words."""
+    assert ended.returncode == code, ended.stderr
+    assert ended.stdout == ""
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    for word in words:
+        assert word in ended.stderr
+
+
+def test_a_right_configuration_ends_with_0(run: Run, config: Path) -> None:
+    assert run("check-config", "--config", config).returncode == 0
+
+
+def test_every_mistake_is_said_with_its_key(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text('[node]\nport = 99999\nae_title = "far too long an AE title"\n[studdy]\nquiet_seconds = 1\n')
+    ended = run("check-config", "--config", path)
+
+    assert ended.returncode == 2
+    for key in ("node.port", "node.ae_title", "studdy"):
+        assert key in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["studies", "serve", "check-config"])
+def test_a_wrong_value_in_the_environment_names_its_key(run: Run, config: Path, command: str) -> None:
+    ended = run(command, "--config", config, ECHO_NODE__STUDY__QUIET_SECONDS="-1")
+
+    assert_one_line(ended, 2, "study.quiet_seconds")
+
+
+def test_a_configuration_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
+    assert_one_line(run("studies", "--config", tmp_path / "gone.toml"), 2, "gone.toml")
+
+
+@pytest.mark.parametrize("arguments", [("no-such-command",), ("studies", "--no-such-option"), ("study",), ("echo",)])
+def test_a_wrong_call_ends_with_2(run: Run, arguments: tuple[str, ...]) -> None:
+    assert_one_line(run(*arguments), 2)
+
+
+def test_help_shows_every_command(run: Run) -> None:
+    ended = run("--help")
+
+    assert ended.returncode == 0
+    for command in ("demo", "serve", "analyse", "studies", "study", "retry", "echo", "check-config"):
+        assert command in ended.stdout
+
+
+def test_json_is_alone_on_standard_output(run: Run, filled: Path) -> None:
+    studies = run("studies", "--json", "--config", filled)
+    study = run("study", STUDY, "--json", "--config", filled)
+
+    assert studies.returncode == study.returncode == 0
+    assert json.loads(studies.stdout) == [json.loads(study.stdout)]
+    assert json.loads(study.stdout)["study_instance_uid"] == STUDY
+
+
+def test_studies_are_listed_by_state(run: Run, filled: Path) -> None:
+    failed = run("studies", "--state", "failed", "--json", "--config", filled)
+    delivered = run("studies", "--state", "delivered", "--json", "--config", filled)
+
+    assert len(json.loads(failed.stdout)) == 1
+    assert json.loads(delivered.stdout) == []
+
+
+def test_people_read_tables(run: Run, filled: Path) -> None:
+    ended = run("study", STUDY, "--config", filled, COLUMNS="200")
+
+    assert ended.returncode == 0
+    assert STUDY in ended.stdout
+    assert "failed: no heart" in ended.stdout
+
+
+def test_a_study_that_is_not_there_ends_with_1(run: Run, config: Path) -> None:
+    assert_one_line(run("study", "1.2.3", "--config", config), 1, "1.2.3")
+
+
+def test_what_is_no_uid_ends_with_2(run: Run, config: Path) -> None:
+    assert_one_line(run("study", "../etc", "--config", config), 2, "../etc")
+
+
+def test_retry_takes_up_a_failed_study_once(run: Run, filled: Path) -> None:
+    first = run("retry", STUDY, "--config", filled)
+    state = json.loads(run("study", STUDY, "--json", "--config", filled).stdout)["state"]
+    second = run("retry", STUDY, "--config", filled)
+
+    assert first.returncode == 0
+    assert state == "analysing"
+    assert_one_line(second, 1, "not failed")
+
+
+def peer(config: Path, port: int) -> Path:
+    """Add a peer `pacs` on this port."""
+    config.write_text(
+        config.read_text() + f'[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
+    )
+    return config
+
+
+def test_echo_says_that_a_peer_answers(run: Run, config: Path) -> None:
+    with running_pacs(classes=[Verification]) as pacs:
+        ended = run("echo", "pacs", "--config", peer(config, pacs.port))
+
+    assert ended.returncode == 0
+    assert "pacs" in ended.stdout
+
+
+def test_echo_to_a_closed_port_ends_with_1(run: Run, config: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    assert_one_line(run("echo", "pacs", "--config", peer(config, port)), 1, str(port))
+
+
+def test_echo_to_a_peer_that_is_not_configured_ends_with_2(run: Run, config: Path) -> None:
+    assert_one_line(run("echo", "nobody", "--config", peer(config, 104)), 2, "nobody", "pacs")
+
+
+def test_only_debug_shows_a_traceback(run: Run, tmp_path: Path) -> None:
+    ended = run("--debug", "studies", "--config", tmp_path / "gone.toml")
+
+    assert ended.returncode != 0
+    assert "Traceback" in ended.stderr
+
+
+def test_a_ledger_that_cannot_be_opened_ends_with_1(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file where the folder should be")
+    path = tmp_path / "node.toml"
+    path.write_text(f"[node]\ndata_dir = {json.dumps(str(tmp_path / 'var'))}\n")
+
+    assert_one_line(run("studies", "--config", path), 1, "ledger")
+    assert_one_line(run("serve", "--config", path), 1, "node.data_dir")
+
+
+def test_analyse_of_a_path_that_is_not_there_ends_with_2(run: Run, tmp_path: Path) -> None:
+    assert_one_line(run("analyse", tmp_path / "gone", "--out", tmp_path / "out"), 2, "gone")
