@@ -7,53 +7,40 @@ Memory holds the frames asked for and one compressed frame; the file is read whe
 import contextlib
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL.Image import DecompressionBombError
 from pydicom import Dataset, dcmread
-from pydicom.encaps import generate_fragments
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.processing import apply_color_lut, convert_color_space
-from pydicom.pixels.utils import iter_pixels
+from pydicom.filereader import read_file_meta_info
 
-from model.clip.source import Frames, LoopHeader, LoopSource, Region
+from model.clip.pixels import DECODABLE, DEFLATED, NATIVE, VIDEO, PixelData, find_pixel_data
+from model.clip.rgb import colouring
+from model.clip.source import MAX_PIXELS, Frames, LoopHeader, LoopSource, Region
 from model.clip.video import read_video
 from model.errors import UnreadableLoop
-
-MAX_PIXELS = 32_000_000
-"""Rows x Columns of one frame; the largest ultrasound screens have 4 million."""
 
 MAX_FRAMES = 100_000
 """Frames of a loop; an hour of ultrasound at 28 frames a second."""
 
-_VIDEO = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (100, 101, 102, 103, 104, 105, 106, 107, 108)) | frozenset(
-    f"1.2.840.10008.1.2.4.{n}.1" for n in (100, 101, 102, 103, 104, 105, 106)
+MAX_INFLATED_BYTES = 2**31
+"""Bytes of a deflated data set; a loop that large would be sent compressed."""
+
+_PIECE = 2**20
+_PREAMBLE_AND_GROUP_LENGTH = 132 + 12
+_PLAIN_META = (
+    b"\0" * 128
+    + b"DICM"
+    + struct.pack("<HH2sHL", 2, 0x00, b"UL", 4, 28)
+    + struct.pack("<HH2sH", 2, 0x10, b"UI", 20)
+    + b"1.2.840.10008.1.2.1\0"
 )
-
-# One decoder each, always the same: decoders differ by up to 20 grey levels (chroma upsampling).
-_PLUGINS = {
-    "1.2.840.10008.1.2.4.50": "pillow",
-    "1.2.840.10008.1.2.4.51": "pillow",
-    "1.2.840.10008.1.2.4.57": "gdcm",
-    "1.2.840.10008.1.2.4.70": "gdcm",
-    "1.2.840.10008.1.2.4.80": "gdcm",
-    "1.2.840.10008.1.2.4.81": "gdcm",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg",
-    "1.2.840.10008.1.2.4.91": "pylibjpeg",
-    "1.2.840.10008.1.2.4.201": "pylibjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg",
-    "1.2.840.10008.1.2.5": "pylibjpeg",
-}
-_NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"})
-
-DECODABLE = _NATIVE | frozenset(_PLUGINS) | _VIDEO
-"""Transfer syntaxes whose pictures this module can decode."""
+"""The start of a file in Explicit VR Little Endian."""
 
 # What pydicom, its plug-ins and the decoders raise on damaged bytes [seen on the malformed files of the tests].
 _DAMAGE = (
@@ -72,6 +59,7 @@ _DAMAGE = (
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 
 _HEADER_TAGS: list[Any] = [
@@ -93,16 +81,12 @@ _HEADER_TAGS: list[Any] = [
     "ViewCodeSequence",
 ]
 
-_LUT_TAGS: list[Any] = [
-    0x00281101,
-    0x00281102,
-    0x00281103,
-    0x00281201,
-    0x00281202,
-    0x00281203,
-    0x00281221,
-    0x00281222,
-    0x00281223,
+_PIXEL_TAGS: list[Any] = [
+    *(0x00280000 + element for element in (0x02, 0x04, 0x06, 0x08, 0x10, 0x11, 0x100, 0x101, 0x102, 0x103)),
+    *(0x00280000 + element for element in (0x1050, 0x1051, 0x1101, 0x1102, 0x1103, 0x1201, 0x1202, 0x1203)),
+    *(0x00280000 + element for element in (0x1221, 0x1222, 0x1223)),
+    0x7FE00001,
+    0x7FE00002,
 ]
 
 
@@ -121,12 +105,16 @@ class DicomLoop:
         """
         wanted = sorted(set(indices))
         _check_claims(self.header, self.path.stat().st_size)
-        with _translated("the pixel data cannot be decoded"):
-            if self.header.transfer_syntax_uid in _VIDEO:
-                return _video_frames(self.path, indices)
-            decoded = _decode(self.path, self.header, wanted)
-        place = {index: position for position, index in enumerate(wanted)}
-        return decoded[[place[index] for index in indices]]
+        with _translated("the pixel data cannot be decoded"), _opened(self.path) as file:
+            description = dcmread(file, stop_before_pixels=True, specific_tags=_PIXEL_TAGS)
+            pixel_data = find_pixel_data(file, description, self.header.transfer_syntax_uid)
+            if pixel_data.syntax in VIDEO:
+                return _video_frames(pixel_data, indices)
+            colours = colouring(description)
+            pictures = {
+                index: colours.to_rgb(samples) for index, samples in zip(wanted, pixel_data.frames(wanted), strict=True)
+            }
+            return np.stack([pictures[index] for index in indices])
 
 
 def open_loop(path: Path) -> LoopSource:
@@ -135,16 +123,44 @@ def open_loop(path: Path) -> LoopSource:
     Raises:
         UnreadableLoop: it is no DICOM file, or its header is damaged.
     """
-    with _translated("the header cannot be read"):
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-        return DicomLoop(path=path, header=_header(dataset))
+    with _translated("the header cannot be read"), _opened(path) as file:
+        dataset = dcmread(file, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID", "")
+        return DicomLoop(path=path, header=_header(dataset, str(syntax)))
 
 
-def _header(dataset: Dataset) -> LoopHeader:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading; a deflated one is inflated into a temporary file, so far as it is no bomb."""
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(path.open("rb"))
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != DEFLATED:
+            yield file
+            return
+        file.seek(_PREAMBLE_AND_GROUP_LENGTH + int(meta.FileMetaInformationGroupLength))
+        inflated = files.enter_context(tempfile.TemporaryFile())
+        inflated.write(_PLAIN_META)
+        _inflate(file, inflated)
+        inflated.seek(0)
+        yield inflated
+
+
+def _inflate(file: IO[bytes], target: IO[bytes]) -> None:
+    """Write the data set of a deflated file as it was before (PS3.5 A.5)."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    num_bytes = 0
+    while not inflater.eof and (piece := inflater.unconsumed_tail or file.read(_PIECE)):
+        num_bytes += target.write(inflater.decompress(piece, _PIECE))
+        if num_bytes > MAX_INFLATED_BYTES:
+            raise UnreadableLoop(f"the deflated data set is larger than {MAX_INFLATED_BYTES} bytes")
+
+
+def _header(dataset: Dataset, syntax: str) -> LoopHeader:
     return LoopHeader(
         sop_class_uid=str(dataset.get("SOPClassUID", "")),
         sop_instance_uid=str(dataset.get("SOPInstanceUID", "")),
-        transfer_syntax_uid=str(dataset.file_meta.get("TransferSyntaxUID", "")),
+        transfer_syntax_uid=syntax,
         modality=str(dataset.get("Modality", "")),
         rows=_integer(dataset, "Rows"),
         columns=_integer(dataset, "Columns"),
@@ -208,70 +224,17 @@ def _check_claims(header: LoopHeader, file_size: int) -> None:
         raise UnreadableLoop(f"the header claims {rows} x {columns} pixels")
     if header.transfer_syntax_uid not in DECODABLE:
         raise UnreadableLoop(f"transfer syntax {header.transfer_syntax_uid or 'missing'} is not decoded")
-    if header.transfer_syntax_uid in _NATIVE and not header.transfer_syntax_uid.endswith(".99"):
+    if header.transfer_syntax_uid in NATIVE - {DEFLATED}:
         samples = 2 if header.photometric == "YBR_FULL_422" else header.samples_per_pixel
         claimed = rows * columns * samples * header.num_frames * header.bits_allocated // 8
         if claimed > file_size:
             raise UnreadableLoop(f"the header claims {claimed} bytes of pixels, the file has {file_size}")
 
 
-def _decode(path: Path, header: LoopHeader, wanted: Sequence[int]) -> Frames:
-    palette = Dataset()
-    is_palette = header.photometric == "PALETTE COLOR"
-    frames = iter_pixels(
-        path,
-        indices=list(wanted),
-        ds_out=palette if is_palette else None,
-        specific_tags=_LUT_TAGS,
-        decoding_plugin=_PLUGINS.get(header.transfer_syntax_uid, ""),
-    )
-    pictures = []
-    for frame in frames:
-        pictures.append(_to_rgb(frame, header, palette if is_palette else None))
-    if len(pictures) != len(wanted):
-        raise UnreadableLoop(f"{len(wanted)} frames were asked for, {len(pictures)} are held")
-    return np.stack(pictures)
-
-
-def _to_rgb(frame: NDArray[Any], header: LoopHeader, palette: Dataset | None) -> Frames:
-    """Return one decoded frame as RGB uint8; pydicom has turned YBR into RGB by then."""
-    if palette is not None:
-        return _to_bytes(apply_color_lut(frame, palette))
-    if header.photometric in ("MONOCHROME1", "MONOCHROME2"):
-        grey = _to_bytes(frame)
-        if header.photometric == "MONOCHROME1":
-            grey = np.asarray(255 - grey, dtype=np.uint8)
-        return np.repeat(grey[..., np.newaxis], 3, axis=-1)
-    if frame.ndim != 3 or frame.shape[-1] != 3:
-        raise UnreadableLoop(f"{header.photometric or 'no photometric interpretation'} with {frame.shape} samples")
-    if header.photometric == "YBR_PARTIAL_422":
-        return _to_bytes(convert_color_space(frame, "YBR_FULL", "RGB"))
-    return _to_bytes(frame)
-
-
-def _to_bytes(values: NDArray[Any]) -> Frames:
-    """Return samples as uint8; deeper ones are scaled from their type's range, so that all frames of a loop agree."""
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
-    raise UnreadableLoop(f"samples of type {values.dtype} are no ultrasound picture")
-
-
-def _video_frames(path: Path, indices: Sequence[int]) -> Frames:
-    """Return frames of an encapsulated MPEG stream (PS3.5 A.4): its fragments are one stream."""
-    dataset = dcmread(path, specific_tags=["PixelData"])
+def _video_frames(pixel_data: PixelData, indices: Sequence[int]) -> Frames:
     with tempfile.NamedTemporaryFile(suffix=".mpg") as stream:
-        _write_stream(dataset.PixelData, stream)
+        pixel_data.write_stream(stream)
         return read_video(Path(stream.name), indices)
-
-
-def _write_stream(pixel_data: bytes, stream: IO[bytes]) -> None:
-    fragments = generate_fragments(pixel_data)
-    next(fragments)  # the basic offset table
-    for fragment in fragments:
-        stream.write(fragment)
-    stream.flush()
 
 
 @contextlib.contextmanager

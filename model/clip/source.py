@@ -14,6 +14,10 @@ Frames = NDArray[np.uint8]
 """RGB, uint8: frames_THWC, or one frame_HWC."""
 
 
+MAX_PIXELS = 8_847_360
+"""Rows x Columns of one frame: a 4096 x 2160 screen; sixteen such frames are 425 MB."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
     """An item of Sequence of Ultrasound Regions (PS3.3 C.8.5.5), as the header says it, sane or not."""
