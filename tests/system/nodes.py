@@ -104,7 +104,14 @@ def wait_until(probe: Callable[[], T | None], what: str, node: Node, deadline: f
 
 
 def configured(
-    folder: Path, *, pacs_port: int, quiet: float = 2.0, database_url: str = "", broker_url: str = "", extra: str = ""
+    folder: Path,
+    *,
+    pacs_port: int,
+    pacs_ae: str = "ORTHANC",
+    quiet: float = 2.0,
+    database_url: str = "",
+    broker_url: str = "",
+    extra: str = "",
 ) -> Node:
     """Return a node that sends its reports to a PACS on `pacs_port`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +124,7 @@ data_dir = {json.dumps(str(folder / "var"))}
 min_free_bytes = 1000000
 [[peers]]
 name = "pacs"
-ae_title = "ORTHANC"
+ae_title = {json.dumps(pacs_ae)}
 host = "127.0.0.1"
 port = {pacs_port}
 receives_reports = true
@@ -197,7 +204,7 @@ def _wait_for_redis(url: str) -> None:
 @contextmanager
 def _logged(node: Node, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ECHO_NODE")}
-    environment |= {"ECHO_NODE_CONFIG": str(node.config), "OMP_NUM_THREADS": "1"}
+    environment["ECHO_NODE_CONFIG"] = str(node.config)
     with (node.folder / "node.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:

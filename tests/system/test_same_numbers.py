@@ -1,0 +1,128 @@
+"""One study, three roads: the network, the files, and the model alone. The numbers are the same to the last bit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydicom import Dataset, dcmread
+
+from model.aggregate import aggregate, stills_wanted
+from model.clip.loop import load_clip, load_still
+from model.ensemble import SHIPPED, Ensemble, stack_stills
+from model.errors import NotALoop
+from model.prediction import Loop, StudyPrediction
+from tests.doubles.pacs import running_pacs
+from tests.system.nodes import configured, running
+from tests.system.studies import part10, phantom_study
+from tests.system.validators import assert_valid_report
+
+pytestmark = pytest.mark.timeout(600)
+
+PATIENTS = {
+    "german": {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg", "StudyDescription": "Größe Herz"},
+    "japanese": {
+        "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
+        "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    },
+}
+
+
+def written(study: list[Dataset], folder: Path) -> Path:
+    """Return a folder with the study's files."""
+    folder.mkdir()
+    for number, instance in enumerate(study):
+        (folder / f"{number}.dcm").write_bytes(part10(instance))
+    return folder
+
+
+def analysed(folder: Path, out: Path) -> dict[str, Any]:
+    """Return what `dicom-node analyse --json` prints."""
+    command = [sys.executable, "-m", "dicom_node", "analyse", str(folder), "--out", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+def by_model_alone(folder: Path) -> StudyPrediction:
+    """Return what the model says, with nothing of node and worker."""
+    ensemble = Ensemble.load(SHIPPED)
+    loops, paths = [], {}
+    for path in folder.iterdir():
+        try:
+            clip = load_clip(path, ensemble.spec)
+        except NotALoop:
+            continue
+        key = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+        (outputs,) = ensemble.predict_loops(clip.pixels_CTSS[None], torch.tensor([clip.indices]))
+        loops.append(Loop(key=key, outputs=outputs))
+        paths[key] = path
+    stills = [load_still(paths[key], ensemble.spec) for key in stills_wanted(loops, ensemble.info)]
+    stack, positions = stack_stills(stills, ensemble.spec)
+    return aggregate(loops, ensemble.predict_study(stack, positions), ensemble.info)
+
+
+def test_the_network_the_files_and_the_model_give_the_same_bits(tmp_path: Path) -> None:
+    study = phantom_study(seed=6)
+    folder = written(study, tmp_path / "files")
+    with running_pacs() as pacs:
+        node = configured(tmp_path / "node", pacs_port=pacs.port, pacs_ae="PACS")
+        with running(node):
+            assert node.send(study) == [0] * len(study)
+            by_network = node.wait_for(study[0].StudyInstanceUID)
+    (by_files,) = analysed(folder, tmp_path / "out")["studies"]
+    by_model = by_model_alone(folder)
+
+    assert by_network["results"]
+    assert by_network["results"] == by_files["results"]
+    assert [(one["task"], one["value"], one["sd"]) for one in by_files["results"]] == [
+        (one.task.value, one.value, one.sd) for one in by_model.results
+    ]
+    assert by_network["not_measured"] == by_files["not_measured"]
+    assert by_network["reports"][0]["sop_instance_uid"] == by_files["reports"][0]["sop_instance_uid"]
+
+
+@pytest.mark.parametrize("patient", PATIENTS)
+def test_the_report_of_any_patient_is_valid_and_keeps_the_name(tmp_path: Path, patient: str) -> None:
+    study = phantom_study(seed=7)[2:4]
+    for instance in study:
+        for keyword, value in PATIENTS[patient].items():
+            setattr(instance, keyword, value)
+
+    content = analysed(written(study, tmp_path / "files"), tmp_path / "out")
+
+    report = dcmread(content["studies"][0]["reports"][0]["path"])
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+    assert str(report.PatientName) == PATIENTS[patient]["PatientName"]
+    assert_valid_report(report)
+
+
+def test_every_file_is_counted_once(tmp_path: Path) -> None:
+    study = phantom_study(seed=8)[2:3]
+    folder = written(study, tmp_path / "files")
+    (folder / "twin.dcm").write_bytes(part10(study[0]))
+    (folder / "notes.txt").write_text("no DICOM")
+    (folder / "cut.dcm").write_bytes(part10(study[0])[:200])
+
+    content = analysed(folder, tmp_path / "out")
+
+    assert [one["instances"] for one in content["studies"]] == [1]
+    assert len(content["refused"]) == 3
+    assert all(one["reason"] for one in content["refused"])
+
+
+def test_an_unreadable_loop_takes_no_neighbour_down(tmp_path: Path) -> None:
+    good, bad = phantom_study(seed=9)[2:4]
+    bad.PixelData = bad.PixelData[:3000] + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    bad.NumberOfFrames = 48
+
+    content = analysed(written([good, bad], tmp_path / "files"), tmp_path / "out")
+
+    (one,) = content["studies"]
+    assert (one["instances"], one["loops_analysed"]) == (2, 1)
+    assert [refused["sop_instance_uid"] for refused in one["not_analysed"]] == [bad.SOPInstanceUID]
+    assert one["reports"]
