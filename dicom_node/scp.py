@@ -4,7 +4,7 @@ Statuses: PS3.4 B.2.3; the reason stands in Error Comment (0000,0902).
 """
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -19,7 +19,7 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_node import wire
 from dicom_node.errors import InvalidAETitle, InvalidUID, LedgerUnavailable, StoreError, UidConflict
-from dicom_node.identity import AETitle, parse_ae_title, parse_uid
+from dicom_node.identity import UID, AETitle, parse_ae_title, parse_uid
 from dicom_node.intake import IntakeOutcome, Received
 from dicom_node.settings import Node, Peer
 from dicom_node.wire import DamagedDataSet
@@ -29,7 +29,17 @@ log = structlog.get_logger(__name__)
 IMPLEMENTATION_CLASS_UID = "2.25.133571563240921863148936447402863210981"
 IMPLEMENTATION_VERSION = "ECHO_AI_NODE"
 
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
+
 _COMMENT_MAX = 64  # PS3.7 table C-1, LO
+_PRIORITIES = (0, 1, 2)  # PS3.7 table E.1-1
+_COMMAND_UIDS = ("AffectedSOPClassUID", "AffectedSOPInstanceUID")
+_IDENTITY = {
+    wire.SOP_INSTANCE: "SOP Instance UID",
+    wire.SOP_CLASS: "SOP Class UID",
+    wire.STUDY: "Study Instance UID",
+    wire.SERIES: "Series Instance UID",
+}
 
 
 class StoreStatus(IntEnum):
@@ -47,16 +57,16 @@ class StoreStatus(IntEnum):
     """It does not say which instance of which study it is."""
     UID_REUSED = 0xC010
     """Its SOP Instance UID is known under another study."""
-    PROCESSING_FAILURE = 0x0110
-    """A mistake of this node; the log says which."""
 
 
 class Rejection(Enum):
     """Answers to an association that is not accepted: result, source, reason (PS3.8 table 9-21)."""
 
+    APPLICATION_CONTEXT = (1, 1, 2)
     CALLING_AE = (1, 1, 3)
     CALLED_AE = (1, 1, 7)
     CONGESTION = (2, 3, 1)
+    LOCAL_LIMIT = (2, 3, 2)
 
 
 Receive = Callable[[Received], IntakeOutcome]
@@ -74,17 +84,23 @@ class Doorkeeper:
     peers: Sequence[Peer]
     has_room: Callable[[], bool]
     """Whether the disk has its reserve."""
+    take_seat: Callable[[Hashable], bool]
+    """Whether the association got one of node.max_associations."""
 
-    def judge(self, called: str, calling: str, address: str) -> Rejection | None:
+    def judge(self, called: str, calling: str, address: str, association: Hashable) -> Rejection | None:
         """Return why an association is rejected, or None."""
         if called != self.node.ae_title:
             return Rejection.CALLED_AE
         if self.node.require_known_peer and not self._is_known(calling, address):
             return Rejection.CALLING_AE
-        return None if self.has_room() else Rejection.CONGESTION
+        if not self.has_room():
+            return Rejection.CONGESTION
+        return None if self.take_seat(association) else Rejection.LOCAL_LIMIT
 
     def _is_known(self, calling: str, address: str) -> bool:
         caller = ipaddress.ip_address(address)
+        if isinstance(caller, ipaddress.IPv6Address) and caller.ipv4_mapped is not None:  # of a socket for both
+            caller = caller.ipv4_mapped
         return any(
             peer.ae_title == calling and (not peer.addresses or any(caller in network for network in peer.addresses))
             for peer in self.peers
@@ -97,20 +113,44 @@ class Refusal:
 
     status: StoreStatus
     comment: str
+    offending: int | None = None
+    """Tag of the data element that is wrong."""
 
 
 def on_requested(event: evt.Event, doorkeeper: Doorkeeper) -> None:
     """Reject an association that is not allowed, before anything is negotiated."""
+    try:
+        _admit(event, doorkeeper)
+    except Exception:
+        # pynetdicom goes on after an exception here: nobody may come in because of our mistake.
+        log.exception("admission_failed")
+        event.assoc.acse.send_abort(0x00)
+        event.assoc.kill()
+
+
+def _admit(event: evt.Event, doorkeeper: Doorkeeper) -> None:
     request = event.assoc.requestor.primitive
     assert request is not None  # this event comes with it
     called, calling = _ae(request.called_ae_title), _ae(request.calling_ae_title)
     address = event.assoc.requestor.address
-    rejection = doorkeeper.judge(called or "", calling or "", address)
+    if request.application_context_name != APPLICATION_CONTEXT:
+        rejection: Rejection | None = Rejection.APPLICATION_CONTEXT
+    else:
+        rejection = doorkeeper.judge(called or "", calling or "", address, event.assoc)
     if rejection is None:
         return
     log.warning("association_rejected", calling=calling, called=called, address=address, why=rejection.name.lower())
     event.assoc.acse.send_reject(*rejection.value)
     event.assoc.kill()
+
+
+def on_accepted(event: evt.Event) -> None:
+    """Tell the log which presentation contexts a peer wanted in vain: a cart may give up the study for one of them."""
+    refused = [str(context.abstract_syntax) for context in event.assoc.rejected_contexts]
+    if refused:
+        calling = _ae(event.assoc.requestor.ae_title)
+        num_accepted = len(event.assoc.accepted_contexts)
+        log.warning("contexts_refused", calling=calling, accepted=num_accepted, refused=refused)
 
 
 def on_c_echo(_event: evt.Event) -> int:
@@ -127,40 +167,54 @@ def on_c_store(event: evt.Event, receive: Receive, quarantine: Quarantine) -> Da
         except Exception:
             # The DIMSE handler is a border: the peer gets a status, the log the traceback.
             log.exception("store_failed")
-            refusal = Refusal(status=StoreStatus.PROCESSING_FAILURE, comment="internal error, see the node's log")
+            refusal = Refusal(status=StoreStatus.OUT_OF_RESOURCES, comment="internal error, see the node's log")
     return _answer(refusal)
 
 
 def on_dimse_message(event: evt.Event) -> None:
-    """Answer a C-STORE request without a data set, which pynetdicom drops in silence."""
+    """Answer a C-STORE request that pynetdicom drops in silence, or for which it aborts the whole association."""
     message = event.message
-    if type(message).__name__ != "C_STORE_RQ" or message.command_set.CommandDataSetType != 0x0101:
+    if type(message).__name__ != "C_STORE_RQ" or "MessageID" not in message.command_set:
+        return
+    if message.command_set.get("Priority") not in _PRIORITIES:
+        message.command_set.Priority = 0  # nothing depends on it
+    reason = _flaw(message.command_set)
+    if reason is None:
         return
     response = C_STORE()
     response.MessageIDBeingRespondedTo = message.command_set.MessageID
-    response.AffectedSOPClassUID = message.command_set.get("AffectedSOPClassUID")
-    response.AffectedSOPInstanceUID = message.command_set.get("AffectedSOPInstanceUID")
     response.Status = int(StoreStatus.CANNOT_UNDERSTAND)
-    response.ErrorComment = "no data set"  # type: ignore[assignment]  # pynetdicom declares it without its type
+    response.ErrorComment = reason  # type: ignore[assignment]  # pynetdicom declares it without its type
+    for keyword in _COMMAND_UIDS:
+        uid = _uid(message.command_set.get(keyword))
+        if uid is not None:
+            setattr(response, keyword, uid)
+        elif keyword in message.command_set:
+            del message.command_set[keyword]  # pynetdicom ends the association for some; without it, it goes on
     assert message.context_id is not None
     event.assoc.dimse.send_msg(response, message.context_id)
-    log.warning("instance_refused", status="0xC000", reason="no data set")
+    log.warning("instance_refused", status=f"0x{StoreStatus.CANNOT_UNDERSTAND:04X}", reason=reason)
+
+
+def _flaw(command: Dataset) -> str | None:
+    for keyword in _COMMAND_UIDS:
+        if _uid(command.get(keyword)) is None:
+            return f"{keyword} of the command is missing or no UID"
+    return None
 
 
 def _store(event: evt.Event, calling: str, receive: Receive, quarantine: Quarantine) -> Refusal | None:
     request = event.request
     assert isinstance(request, C_STORE)
-    assert request.DataSet is not None  # without one the handler is not called
+    assert request.DataSet is not None  # pynetdicom takes none for an empty one
     dataset = request.DataSet.getvalue()
     syntax = str(event.context.transfer_syntax)
     meta = part10_header(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), syntax, calling)
     read = _read(dataset, syntax, request, calling, meta)
     if isinstance(read, Refusal):
         log.warning("instance_refused", status=f"0x{read.status:04X}", reason=read.comment, bytes=len(dataset))
-        try:
-            quarantine(meta, dataset)
-        except StoreError as error:
-            log.warning("quarantine_failed", reason=str(error))
+        if dataset:
+            _set_aside(quarantine, meta, dataset)
         return read
     try:
         receive(read)
@@ -175,24 +229,36 @@ def _store(event: evt.Event, calling: str, receive: Receive, quarantine: Quarant
     return None
 
 
+def _set_aside(quarantine: Quarantine, meta: bytes, dataset: bytes) -> None:
+    try:
+        quarantine(meta, dataset)
+    except StoreError as error:
+        log.warning("quarantine_failed", reason=str(error))
+
+
 def _read(dataset: bytes, syntax: str, request: C_STORE, calling: str, meta: bytes) -> Received | Refusal:
+    if not dataset:
+        return Refusal(status=StoreStatus.CANNOT_UNDERSTAND, comment="no data set")
     try:
         found = wire.walk(dataset, syntax)
     except DamagedDataSet as error:
         return Refusal(status=StoreStatus.CANNOT_UNDERSTAND, comment=str(error))
-    try:
-        instance = parse_uid(found.get(wire.SOP_INSTANCE, ""))
-        sop_class = parse_uid(found.get(wire.SOP_CLASS, ""))
-        study, series = parse_uid(found.get(wire.STUDY, "")), parse_uid(found.get(wire.SERIES, ""))
-    except InvalidUID as error:
-        return Refusal(status=StoreStatus.MISSING_UID, comment=f"SOP, Study or Series UID: {error}")
-    if (instance, sop_class) != (_plain(request.AffectedSOPInstanceUID), _plain(request.AffectedSOPClassUID)):
-        return Refusal(status=StoreStatus.MISMATCH, comment="SOP Class or Instance UID differs from the command's")
+    uids: dict[int, UID] = {}
+    for tag, name in _IDENTITY.items():
+        uid = _uid(found.get(tag))
+        if uid is None:
+            return Refusal(status=StoreStatus.MISSING_UID, comment=f"{name} is missing or no UID", offending=tag)
+        uids[tag] = uid
+    commanded = {wire.SOP_INSTANCE: request.AffectedSOPInstanceUID, wire.SOP_CLASS: request.AffectedSOPClassUID}
+    for tag, value in commanded.items():
+        if uids[tag] != _uid(value):
+            comment = f"{_IDENTITY[tag]} differs from the command's"
+            return Refusal(status=StoreStatus.MISMATCH, comment=comment, offending=tag)
     return Received(
-        study_uid=study,
-        series_uid=series,
-        sop_instance_uid=instance,
-        sop_class_uid=sop_class,
+        study_uid=uids[wire.STUDY],
+        series_uid=uids[wire.SERIES],
+        sop_instance_uid=uids[wire.SOP_INSTANCE],
+        sop_class_uid=uids[wire.SOP_CLASS],
         transfer_syntax_uid=parse_uid(syntax),
         calling_ae=calling,
         num_frames=_number(found.get(wire.NUM_FRAMES)),
@@ -223,6 +289,8 @@ def _answer(refusal: Refusal | None) -> Dataset:
     status.Status = int(StoreStatus.SUCCESS if refusal is None else refusal.status)
     if refusal is not None:
         status.ErrorComment = refusal.comment[:_COMMENT_MAX]
+        if refusal.offending is not None:
+            status.OffendingElement = [refusal.offending]
     return status
 
 
@@ -233,8 +301,11 @@ def _ae(value: object) -> AETitle | None:
         return None
 
 
-def _plain(uid: object) -> str:
-    return str(uid or "").rstrip("\0 ")
+def _uid(value: object) -> UID | None:
+    try:
+        return parse_uid(value)
+    except InvalidUID:  # its message holds the value, which may be anything: it is not logged
+        return None
 
 
 def _number(text: str | None) -> int | None:

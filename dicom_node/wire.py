@@ -6,18 +6,15 @@ bytes as sent.
 """
 
 import struct
+import threading
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from dicom_node.errors import NodeError
+from dicom_node.sop_classes import Encoding, encodings
 
-IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-EXPLICIT_BIG = "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-
-MAX_INFLATED = 1 << 30
-"""Bytes that a deflated data set may grow to."""
+MAX_INFLATED = 512 << 20
+"""Bytes that a deflated data set may grow to; one at a time is inflated in a process."""
 
 MAX_DEPTH = 64
 """Sequences inside sequences; real reports have 12, and readers fail at 200."""
@@ -32,19 +29,12 @@ _WANTED = frozenset({SOP_CLASS, SOP_INSTANCE, STUDY, SERIES, NUM_FRAMES})
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA = 0x7FE00010
+_INFLATING = threading.Lock()  # a small deflated data set may grow a thousandfold, and there are many peers
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 
 
 class DamagedDataSet(NodeError):
     """The bytes are no whole data set; the message says where, without a value."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Syntax:
-    """How elements are written."""
-
-    is_explicit: bool
-    is_little: bool
 
 
 def walk(dataset: bytes, transfer_syntax_uid: str) -> Mapping[int, str]:
@@ -56,10 +46,25 @@ def walk(dataset: bytes, transfer_syntax_uid: str) -> Mapping[int, str]:
     Raises:
         DamagedDataSet: it is not whole.
     """
-    syntax = Syntax(is_explicit=transfer_syntax_uid != IMPLICIT_LITTLE, is_little=transfer_syntax_uid != EXPLICIT_BIG)
-    content = _inflated(dataset) if transfer_syntax_uid == DEFLATED else dataset
+    refusals = []
+    for encoding in encodings(transfer_syntax_uid):
+        try:
+            return _walk_as(dataset, encoding)
+        except DamagedDataSet as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _walk_as(dataset: bytes, encoding: Encoding) -> Mapping[int, str]:
+    if encoding is Encoding.DEFLATED:
+        with _INFLATING:
+            return _walk_content(_inflated(dataset), encoding)
+    return _walk_content(dataset, encoding)
+
+
+def _walk_content(content: bytes, encoding: Encoding) -> Mapping[int, str]:
     found: dict[int, str] = {}
-    end = _Walk(content, syntax, found).elements(0, len(content), depth=0)
+    end = _Walk(content, encoding, found).elements(0, len(content), depth=0)
     if end != len(content):
         raise DamagedDataSet(f"data set ends at byte {end} of {len(content)}")
     if not found:
@@ -70,10 +75,10 @@ def walk(dataset: bytes, transfer_syntax_uid: str) -> Mapping[int, str]:
 class _Walk:
     """One pass over the bytes."""
 
-    def __init__(self, content: bytes, syntax: Syntax, found: dict[int, str]) -> None:
-        order = "<" if syntax.is_little else ">"
+    def __init__(self, content: bytes, encoding: Encoding, found: dict[int, str]) -> None:
+        order = ">" if encoding is Encoding.EXPLICIT_BIG else "<"
         self._content = content
-        self._explicit = syntax.is_explicit
+        self._explicit = encoding is not Encoding.IMPLICIT_LITTLE
         self._found = found
         self._tag = struct.Struct(order + "HH")
         self._short = struct.Struct(order + "H")
@@ -178,4 +183,6 @@ def _inflated(dataset: bytes) -> bytes:
         raise DamagedDataSet(f"inflates to more than {MAX_INFLATED} bytes")
     if not stream.eof:
         raise DamagedDataSet("the deflate stream is cut off")
+    if stream.unused_data.strip(b"\0"):  # the stream is padded to an even length
+        raise DamagedDataSet("something follows the deflate stream")
     return content
