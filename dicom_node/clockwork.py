@@ -14,6 +14,7 @@ from dicom_node.clock import utc_now
 from dicom_node.delivery import Deliverer
 from dicom_node.dispatch import Bell
 from dicom_node.errors import StoreError
+from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.logs import configure_logs
 from dicom_node.processes import die_with_parent
@@ -43,6 +44,7 @@ def run_clockwork(settings: Settings, node_port: int, web_listening: socket.sock
     bell = Bell(settings.broker.url.get_secret_value())
     web = WebServer(make_app(settings, sessions, store, node_port), web_listening)
     web.start()
+    _name_forgotten_peers(sessions, settings)
     threads = [
         _start("completion", lambda: _tick(sessions, settings, bell, stop)),
         _start("retention", lambda: _purge(sessions, store, settings, stop)),
@@ -66,6 +68,12 @@ def _start(name: str, body: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=body, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def _name_forgotten_peers(sessions: Sessions, settings: Settings) -> None:
+    """Say whose reports nobody will deliver: their studies would stay in `delivering` without a word."""
+    for name in sorted(outbox.owed_peers(sessions) - {peer.name for peer in settings.peers if peer.receives_reports}):
+        log.error("delivery_without_peer", peer=name)
 
 
 def _deliverer(

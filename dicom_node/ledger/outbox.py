@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from dicom_node.clock import Clock
 from dicom_node.ledger import studies
 from dicom_node.ledger.claims import make_token
-from dicom_node.ledger.engine import Sessions
+from dicom_node.ledger.engine import Sessions, reading
 from dicom_node.ledger.schema import Delivery, DeliveryState, Report, Study, StudyState
 
 log = structlog.get_logger(__name__)
@@ -92,6 +92,13 @@ def due(sessions: Sessions, peer: str, *, limit: int, lease: timedelta, clock: C
             )
             for delivery, report, study_uid in rows
         ]
+
+
+def owed_peers(sessions: Sessions) -> set[str]:
+    """Return the names of all peers that a report is still owed to."""
+    owed = (DeliveryState.WAITING, DeliveryState.SENDING)
+    with reading(sessions) as session:
+        return {*session.scalars(select(Delivery.peer).where(Delivery.state.in_(owed)).distinct())}
 
 
 def delivered(sessions: Sessions, item: DueDelivery, clock: Clock) -> bool:

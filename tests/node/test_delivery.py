@@ -2,6 +2,7 @@
 
 import random
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from dicom_node.ledger.studies import retry
 from dicom_node.senders import Send, Sender, StoreSender, StowSender
 from dicom_node.settings import Peer
 from dicom_node.store import InstanceStore
+from tests.binaries import require_binary
 from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals
 from tests.doubles.clock import ManualClock
@@ -359,6 +361,73 @@ class FailsOnce:
             raise ZeroDivisionError
         with self._sender.open() as send:
             yield send
+
+
+def test_peers_that_are_owed_a_report_are_known_by_name(node: Node) -> None:
+    node.write_report()
+    before = outbox.owed_peers(node.sessions)
+    with running_pacs() as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert before == {"pacs"}
+    assert outbox.owed_peers(node.sessions) == set()
+
+
+# --- dcmtk's storescp ---
+
+
+@contextmanager
+def running_storescp(folder: Path, *options: str) -> Iterator[int]:
+    """Run storescp until the block ends; give its port."""
+    port = closed_port()
+    folder.mkdir()
+    command = [require_binary("storescp"), *options, "--bit-preserving", "-od", str(folder), str(port)]
+    process = subprocess.Popen(command, env={"TCP_NODELAY": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: is_listening(port))
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def is_listening(port: int) -> bool:
+    """Return whether somebody listens there, without connecting: storescp would count it."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in lines)
+
+
+def test_storescp_gets_the_bytes_as_stored(node: Node, tmp_path: Path) -> None:
+    dataset = node.write_report()
+    with running_storescp(tmp_path / "pacs") as port:
+        node.deliverer(port).deliver_due()
+    files = [path.read_bytes() for path in (tmp_path / "pacs").iterdir()]
+
+    assert node.delivery() == ("delivered", 1, None)
+    assert [content.endswith(dataset) for content in files] == [True]
+
+
+def test_storescp_that_takes_implicit_vr_alone_gets_the_report(node: Node, tmp_path: Path) -> None:
+    node.write_report()
+    with running_storescp(tmp_path / "pacs", "+xi") as port:
+        node.deliverer(port).deliver_due()
+
+    assert node.delivery() == ("delivered", 1, None)
+
+
+@pytest.mark.parametrize("fault", ["--refuse", "--abort-after", "--abort-during"])
+def test_faults_of_storescp_lose_no_report(node: Node, tmp_path: Path, fault: str) -> None:
+    node.write_report()
+    with running_storescp(tmp_path / "faulty", fault) as port:
+        node.deliverer(port).deliver_due()
+    before = node.delivery()
+    node.clock.pass_by(20)
+    with running_storescp(tmp_path / "whole") as port:
+        node.deliverer(port).deliver_due()
+
+    assert before[:2] == ("waiting", 1)
+    assert before[2]
+    assert node.delivery() == ("delivered", 2, None)
 
 
 # --- STOW-RS ---
