@@ -1,5 +1,6 @@
 """The whole report: a TID 1500 Imaging Measurement Report as Comprehensive SR, a function of its arguments."""
 
+import copy
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,8 +97,9 @@ def build_report(
         specific_character_set="ISO_IR 192",
     )
     _finish(report, findings.algorithm, predecessor, created_at)
-    if "InstitutionName" in header:
-        report.InstitutionName = header.InstitutionName
+    for keyword in ("PatientName", "ReferringPhysicianName", "InstitutionName"):
+        if keyword in header:
+            setattr(report, keyword, header[keyword].value)
     buffer = io.BytesIO()
     dcmwrite(buffer, report, enforce_file_format=True)
     return Document(
@@ -233,8 +235,9 @@ def _fallback(evidence: Sequence[Evidence]) -> ImageReference:
 
 
 def _evidence(one: Evidence, study_uid: UID, header: Dataset) -> Dataset:
-    item = Dataset()
-    item.update(header)
+    item = copy.deepcopy(header)
+    # highdicom prints names that it finds unusual; the report gets them afterwards.
+    item.PatientName = item.ReferringPhysicianName = ""
     item.SOPClassUID = one.sop_class_uid
     item.SOPInstanceUID = one.sop_instance_uid
     item.SeriesInstanceUID = one.series_instance_uid

@@ -69,8 +69,10 @@ def number(
     children: Sequence[Dataset] = (),
 ) -> ContentItem:
     """Return a number with its unit; `value` is finite and already rounded."""
-    plain = int(value) if value == int(value) else float(value)
-    return _with(NumContentItem(name=name, value=plain, unit=unit, relationship_type=relationship), children)
+    item = NumContentItem(name=name, value=float(value), unit=unit, relationship_type=relationship)
+    # As a person writes it: 120, not 120.0.
+    item.MeasuredValueSequence[0].NumericValue = str(int(value)) if value == int(value) else str(float(value))
+    return _with(item, children)
 
 
 def image(
