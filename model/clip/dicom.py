@@ -16,13 +16,13 @@ from typing import IO, Any
 import numpy as np
 from PIL.Image import DecompressionBombError
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from model.clip.pixels import DECODABLE, DEFLATED, NATIVE, VIDEO, PixelData, find_pixel_data
 from model.clip.rgb import colouring
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, LoopSource, Region
-from model.clip.video import read_video
+from model.clip.video import open_video
 from model.errors import UnreadableLoop
 
 MAX_FRAMES = 100_000
@@ -47,6 +47,7 @@ _DAMAGE = (
     ArithmeticError,
     AttributeError,
     BufferError,
+    BytesLengthException,
     DecompressionBombError,
     EOFError,
     InvalidDicomError,
@@ -56,6 +57,7 @@ _DAMAGE = (
     OSError,
     RecursionError,
     RuntimeError,
+    SyntaxError,  # Pillow, on damaged markers
     TypeError,
     ValueError,
     struct.error,
@@ -109,7 +111,7 @@ class DicomLoop:
             description = dcmread(file, stop_before_pixels=True, specific_tags=_PIXEL_TAGS)
             pixel_data = find_pixel_data(file, description, self.header.transfer_syntax_uid)
             if pixel_data.syntax in VIDEO:
-                return _video_frames(pixel_data, indices)
+                return _video_frames(pixel_data, self.header, indices)
             colours = colouring(description)
             pictures = {
                 index: colours.to_rgb(samples) for index, samples in zip(wanted, pixel_data.frames(wanted), strict=True)
@@ -231,10 +233,16 @@ def _check_claims(header: LoopHeader, file_size: int) -> None:
             raise UnreadableLoop(f"the header claims {claimed} bytes of pixels, the file has {file_size}")
 
 
-def _video_frames(pixel_data: PixelData, indices: Sequence[int]) -> Frames:
+def _video_frames(pixel_data: PixelData, header: LoopHeader, indices: Sequence[int]) -> Frames:
     with tempfile.NamedTemporaryFile(suffix=".mpg") as stream:
         pixel_data.write_stream(stream)
-        return read_video(Path(stream.name), indices)
+        video = open_video(Path(stream.name))
+        found, claimed = (video.header.rows, video.header.columns), (header.rows, header.columns)
+        if found != claimed:
+            raise UnreadableLoop(
+                f"a frame holds {found[0]} x {found[1]} pixels, the header claims {claimed[0]} x {claimed[1]}"
+            )
+        return video.read(indices)
 
 
 @contextlib.contextmanager

@@ -141,7 +141,9 @@ class PixelData:
         )
         found, claimed = picture_size(frame), (int(self.description.Rows), int(self.description.Columns))
         if found is not None and found != claimed:
-            raise UnreadableLoop(f"a frame holds {found[0]} x {found[1]} pixels, the header claims {claimed}")
+            raise UnreadableLoop(
+                f"a frame holds {found[0]} x {found[1]} pixels, the header claims {claimed[0]} x {claimed[1]}"
+            )
         return encapsulate([frame], has_bot=False)
 
     def _extended_offsets(self) -> tuple[bytes, bytes] | None:

@@ -14,6 +14,7 @@ from pydicom.pixels.processing import apply_color_lut
 from model.clip.source import Frames
 from model.errors import UnreadableLoop
 
+_COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})  # pydicom has made RGB of all of them
 _PALETTE_DESCRIPTOR = "RedPaletteColorLookupTableDescriptor"
 _PALETTE_DATA = tuple(f"{name}PaletteColorLookupTableData" for name in ("Red", "Green", "Blue"))
 
@@ -41,7 +42,7 @@ class Colouring:
             if self.photometric == "MONOCHROME1":
                 grey = np.asarray(255 - grey, dtype=np.uint8)
             return np.repeat(grey[..., np.newaxis], 3, axis=-1)
-        if samples.ndim == 3 and samples.shape[-1] == 3 and not self.photometric.startswith("MONOCHROME"):
+        if samples.ndim == 3 and samples.shape[-1] == 3 and self.photometric in _COLOUR:
             return self._to_bytes(samples)
         raise UnreadableLoop(f"{self.photometric or 'no photometric interpretation'} with {samples.shape} samples")
 

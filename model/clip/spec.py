@@ -12,8 +12,8 @@ class ClipSpec(BaseModel):
 
     num_frames: int = Field(default=16, ge=1)
     """Frames of a clip."""
-    size: int = Field(default=224, ge=1)
-    """Height and width of a clip, pixels."""
+    size: int = Field(default=224, ge=8)
+    """Height and width of a clip, pixels; torch's resize fails below a few pixels."""
     sampling: Literal["uniform"] = "uniform"
     """Evenly over the whole loop, as the paper does."""
     resize: Literal["squash"] = "squash"

@@ -4,37 +4,73 @@ Legend: T frames, H, W pixels, C = 3 RGB.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import decord
 import numpy as np
 
-from model.clip.source import Frames
+from model.clip.source import MAX_PIXELS, Frames, LoopHeader
 from model.errors import UnreadableLoop
 
 
-def count_frames(path: Path) -> int:
-    """Return how many frames the file really holds.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoLoop:
+    """A video file that was opened; it knows its size and its true number of frames."""
+
+    path: Path
+    header: LoopHeader
+
+    def read(self, indices: Sequence[int]) -> Frames:
+        """Return the frames of these indices, RGB uint8 (T, H, W, 3).
+
+        Raises:
+            UnreadableLoop: the stream is damaged, or shorter than the indices ask for.
+        """
+        video = _open(self.path)
+        if max(indices) >= len(video):
+            raise UnreadableLoop(f"frame {max(indices) + 1} was asked for, the video stream holds {len(video)}")
+        wanted = sorted(set(indices))
+        try:
+            frames = np.asarray(video.get_batch(wanted).asnumpy(), dtype=np.uint8)
+        except (decord.DECORDError, RuntimeError) as error:
+            raise UnreadableLoop("the video stream cannot be decoded") from error
+        return frames[[wanted.index(index) for index in indices]]
+
+
+def open_video(path: Path) -> VideoLoop:
+    """Return the video file at `path`; its header says nothing that a container does not know.
 
     Raises:
-        UnreadableLoop: it is no video.
-    """
-    return len(_open(path))
-
-
-def read_video(path: Path, indices: Sequence[int]) -> Frames:
-    """Return the frames of these indices, RGB uint8 (T, H, W, 3).
-
-    Raises:
-        UnreadableLoop: it is no video, or shorter than the indices ask for.
+        UnreadableLoop: it is no video, or its pictures are absurdly large.
     """
     video = _open(path)
-    if max(indices) >= len(video):
-        raise UnreadableLoop(f"frame {max(indices) + 1} was asked for, the video stream holds {len(video)}")
     try:
-        return np.asarray(video.get_batch(list(indices)).asnumpy(), dtype=np.uint8)
-    except (decord.DECORDError, RuntimeError) as error:
-        raise UnreadableLoop("the video stream cannot be decoded") from error
+        rows, columns, _ = video[0].shape
+        frames_a_second = float(video.get_avg_fps())
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise UnreadableLoop("the video stream holds no frame") from error
+    if rows * columns > MAX_PIXELS:
+        raise UnreadableLoop(f"the video stream claims {rows} x {columns} pixels")
+    header = LoopHeader(
+        sop_class_uid="",
+        sop_instance_uid="",
+        transfer_syntax_uid="",
+        modality="",
+        rows=rows,
+        columns=columns,
+        num_frames=len(video),
+        samples_per_pixel=3,
+        photometric="RGB",
+        bits_allocated=8,
+        frame_time_ms=1000.0 / frames_a_second if frames_a_second > 0 else None,
+        is_colour_flagged=False,
+        regions=(),
+        view_code=None,
+        series_number=None,
+        instance_number=None,
+    )
+    return VideoLoop(path=path, header=header)
 
 
 def _open(path: Path) -> decord.VideoReader:
