@@ -91,6 +91,7 @@ def _instance(frames_THWC: Frames, *, study_uid: str, number: int, at: datetime)
     instance.LossyImageCompression = "01"
     instance.PixelData = encapsulate([_jpeg(frame) for frame in frames_THWC])
     instance["PixelData"].VR = "OB"
+    instance["PixelData"].is_undefined_length = True  # PS3.5 A.4: encapsulated
     instance.file_meta = FileMetaDataset()
     instance.file_meta.MediaStorageSOPClassUID = instance.SOPClassUID
     instance.file_meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
