@@ -33,6 +33,7 @@ _HEART = Heart(edv_ml=130.0, esv_ml=55.0, heart_rate=66.0, stenosis=2)
 _QUIET_SECONDS = 3.0
 _START_DEADLINE = 120.0
 _REPORT_DEADLINE = 300.0
+_READY = '"event": "ensemble_loaded"'
 
 
 class DemoFailed(Exception):
@@ -111,7 +112,7 @@ def _node(folder: Path, pacs_port: int) -> Iterator[int]:
             env=environment,
         )
         try:
-            yield _wait_until_it_listens(process, folder / "var" / STATE_FILE)
+            yield _wait_until_ready(process, folder / "var" / STATE_FILE, folder / "node.log")
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -138,17 +139,18 @@ port = 0
 """
 
 
-def _wait_until_it_listens(process: "subprocess.Popen[bytes]", state: Path) -> int:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", state: Path, log: Path) -> int:
+    """Return the port once the node listens and its worker has loaded the networks."""
     deadline = time.monotonic() + _START_DEADLINE
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise DemoFailed(f"the node ended with exit code {process.returncode}")
-        if state.exists():
+        if state.exists() and _READY in log.read_text():
             port = int(_read(state)["port"])
             if _answers(port):
                 return port
         time.sleep(0.1)
-    raise DemoFailed(f"the node does not answer within {_START_DEADLINE:.0f} s")
+    raise DemoFailed(f"the node is not ready within {_START_DEADLINE:.0f} s")
 
 
 def _read(state: Path) -> dict[str, Any]:

@@ -1,0 +1,186 @@
+"""The worker on a real ledger with the shipped networks: claims, reports, and what must not happen twice."""
+
+import io
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from pydicom import Dataset, dcmread, dcmwrite
+
+from dicom_node import completion
+from dicom_node.clock import utc_now
+from dicom_node.identity import UID
+from dicom_node.intake import Intake, Received
+from dicom_node.ledger import claims
+from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
+from dicom_node.ledger.views import StudyJson, study_json
+from dicom_node.store import InstanceStore
+from model.ensemble import SHIPPED
+from model.phantom.heart import Heart
+from model.tasks import View
+from worker.analyse import Analyst
+from worker.engine import Engine, load_engine
+from worker.errors import NoEnsemble
+from worker.phantom_study import Shot, make_study
+from worker.settings import Limits
+
+SHOTS = (Shot(view=View.A4C, num_frames=16), Shot(view=View.PLAX, num_frames=16), Shot(view=View.PLAX, num_frames=1))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """The shipped networks."""
+    return load_engine(SHIPPED, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Sessions:
+    """An empty ledger."""
+    return open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> InstanceStore:
+    """An empty store."""
+    return InstanceStore(tmp_path / "data", min_free_bytes=0)
+
+
+@pytest.fixture
+def rung() -> list[int]:
+    """The studies that were rung for."""
+    return []
+
+
+@pytest.fixture
+def analyst(engine: Engine, sessions: Sessions, store: InstanceStore, rung: list[int]) -> Analyst:
+    """A worker."""
+    return Analyst(
+        engine=engine,
+        sessions=sessions,
+        store=store,
+        destinations=("pacs",),
+        limits=Limits(),
+        ring=rung.append,
+        owner="test",
+    )
+
+
+@pytest.fixture
+def study() -> list[Dataset]:
+    """Two loops and a still."""
+    heart = Heart(edv_ml=120.0, esv_ml=50.0)
+    return [*make_study(heart, seed=1, at=datetime(2026, 11, 24, tzinfo=UTC), shots=SHOTS)]
+
+
+def arrive(instances: list[Dataset], sessions: Sessions, store: InstanceStore, ring: Callable[[int], None]) -> int:
+    """Let instances arrive as the SCP hands them on; return the study's id."""
+    intake = Intake(sessions, store, utc_now, ring)
+    for instance in instances:
+        buffer = io.BytesIO()
+        dcmwrite(buffer, instance, enforce_file_format=True)
+        file = buffer.getvalue()
+        # The data set begins after preamble, prefix and group 2, whose length the first element tells.
+        start = 144 + int.from_bytes(file[140:144], "little")
+        outcome = intake.receive(
+            Received(
+                study_uid=UID(instance.StudyInstanceUID),
+                series_uid=UID(instance.SeriesInstanceUID),
+                sop_instance_uid=UID(instance.SOPInstanceUID),
+                sop_class_uid=UID(instance.SOPClassUID),
+                transfer_syntax_uid=UID(instance.file_meta.TransferSyntaxUID),
+                calling_ae="SCANNER",
+                num_frames=instance.get("NumberOfFrames"),
+                meta=file[:start],
+                dataset=file[start:],
+            )
+        )
+    return outcome.study_id
+
+
+def complete(sessions: Sessions) -> None:
+    """Let the quiet period pass."""
+    completion.tick(sessions, lambda: utc_now() + timedelta(minutes=1), timedelta(seconds=30))
+
+
+def shown(study: list[Dataset], sessions: Sessions) -> StudyJson:
+    """Return the study as people see it."""
+    return study_json(sessions, UID(study[0].StudyInstanceUID))
+
+
+def test_loops_are_analysed_before_the_study_is_complete(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study, sessions, store, rung.append)
+
+    analyst.drain(study_id)
+
+    seen = shown(study, sessions)
+    assert (seen["state"], seen["loops_analysed"], seen["reports"]) == ("receiving", 2, [])
+    assert [one["reason"] for one in seen["not_analysed"]] == ["still image, not a cine loop"]
+    close_ledger(sessions)
+
+
+def test_the_last_worker_of_a_complete_study_writes_its_one_report(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study, sessions, store, rung.append)
+    complete(sessions)
+    workers = [threading.Thread(target=analyst.drain, args=(study_id,)) for _ in range(2)]
+
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    analyst.drain(study_id)  # a bell that comes once more
+
+    seen = shown(study, sessions)
+    assert seen["state"] == "delivering"
+    assert len(seen["reports"]) == len(seen["deliveries"]) == 1
+    report = dcmread(store.path(seen["reports"][0]["path"]))
+    assert report.SOPInstanceUID == seen["reports"][0]["sop_instance_uid"]
+    close_ledger(sessions)
+
+
+def test_a_study_without_a_patient_id_fails_with_the_reason(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    for instance in study:
+        instance.PatientID = ""
+    study_id = arrive(study, sessions, store, rung.append)
+    complete(sessions)
+
+    analyst.drain(study_id)
+
+    seen = shown(study, sessions)
+    assert seen["state"] == "failed"
+    assert "no Patient ID" in (seen["error"] or "")
+    close_ledger(sessions)
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study, sessions, store, rung.append)
+    claimed = analyst._claim(study_id)
+    completion.tick(sessions, lambda: utc_now() + timedelta(minutes=1), timedelta(hours=1))  # the leases ran out
+    again = claims.claim(sessions, study_id, "other", 8, timedelta(minutes=5), utc_now)
+
+    analyst._analyse(claimed)
+
+    assert again
+    assert shown(study, sessions)["loops_analysed"] == 0
+    close_ledger(sessions)
+
+
+def test_an_ensemble_that_is_missing_is_said_with_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(NoEnsemble, match="nowhere"):
+        load_engine(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_said() -> None:
+    with pytest.raises(NoEnsemble, match="sees no GPU"):
+        load_engine(SHIPPED, device="cuda:0")
