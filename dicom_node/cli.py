@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import ConfigurationError, InvalidUID, NodeError, UnknownPeer
+from dicom_node.errors import ConfigurationError, InvalidUID, NodeError, NotInstalled, UnknownPeer
 from dicom_node.identity import UID, parse_uid
 from dicom_node.ledger import studies as ledger_studies
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
@@ -182,7 +182,7 @@ def _needs_worker() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise NodeError(
+        raise NotInstalled(
             f"this needs the worker's packages ({error.name}): pip install 'echo-ai-node[worker]'"
         ) from error
 

@@ -64,7 +64,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         if not settings.broker.url.get_secret_value():
             broker = EmbeddedBroker(data_dir / "broker")
             settings = _with_broker(settings, broker.url)
-            children = [_broker_child(broker), _worker_child(settings, config)]
+            children = [_broker_child(broker), *_worker_child(settings, config)]
         children += _own_children(settings, dicom, web)
         try:
             _supervise(children, is_asked_to_end, lambda: _write_state(settings, children, dicom, web))
@@ -96,15 +96,19 @@ def _broker_child(broker: EmbeddedBroker) -> Child:
     return Child(name="broker", start=again, stop_seconds=_STOP_SECONDS["broker"], process=broker)
 
 
-def _worker_child(settings: Settings, config: Path | None) -> Child:
+def _worker_child(settings: Settings, config: Path | None) -> list[Child]:
+    """Return the one worker of the embedded mode; none where its packages are missing: studies are kept and wait."""
     if importlib.util.find_spec("torch") is None:
         log.error("worker_not_installed", remedy="pip install 'echo-ai-node[worker]', or set broker.url")
+        return []
     environment = _worker_environment(settings, config)
-    return Child(
-        name="worker",
-        start=lambda: CommandProcess(_celery_command(), environment),
-        stop_seconds=_STOP_SECONDS["worker"],
-    )
+    return [
+        Child(
+            name="worker",
+            start=lambda: CommandProcess(_celery_command(), environment),
+            stop_seconds=_STOP_SECONDS["worker"],
+        )
+    ]
 
 
 def _own_children(settings: Settings, dicom: socket.socket, web: socket.socket) -> list[Child]:

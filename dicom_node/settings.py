@@ -181,7 +181,7 @@ class Broker(Section):
     @classmethod
     def _known_broker(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
-        if url and not url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
+        if url and not url.startswith(("redis://", "rediss://", "redis+socket://")):
             raise ValueError("use redis://HOST:PORT/DB, or leave it empty for the embedded broker")
         return value
 
