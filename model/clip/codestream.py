@@ -5,6 +5,8 @@ import struct
 _JPEG_START = b"\xff\xd8"
 _J2K_START = b"\xff\x4f\xff\x51"
 _JP2_START = b"\x00\x00\x00\x0cjP  "
+_ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+_HEAD = 64
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _FRAME_HEADERS = ({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}) | {0xF7}  # 0xF7: JPEG-LS
 
@@ -16,6 +18,17 @@ def picture_size(frame: bytes) -> tuple[int, int] | None:
     if frame.startswith((_J2K_START, _JP2_START)):
         return _j2k_size(frame, frame.find(_J2K_START))
     return None
+
+
+def marked_as_rgb(frame: bytes) -> bytes:
+    """Return a JPEG frame that holds RGB with the marker that says so.
+
+    Some carts leave it out and trust the header's Photometric Interpretation; libjpeg then guesses, or refuses.
+    """
+    head = frame[:_HEAD]
+    if not frame.startswith(_JPEG_START) or b"Adobe" in head or b"JFIF" in head:
+        return frame
+    return _JPEG_START + _ADOBE_RGB + frame[2:]
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int] | None:

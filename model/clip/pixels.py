@@ -17,7 +17,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from model.clip.codestream import picture_size
+from model.clip.codestream import marked_as_rgb, picture_size
 from model.errors import UnreadableLoop
 
 # One decoder each, always the same: decoders differ by up to 20 grey levels (chroma upsampling).
@@ -144,6 +144,8 @@ class PixelData:
             raise UnreadableLoop(
                 f"a frame holds {found[0]} x {found[1]} pixels, the header claims {claimed[0]} x {claimed[1]}"
             )
+        if self.description.PhotometricInterpretation == "RGB" and _PLUGINS.get(self.syntax) == "pillow":
+            frame = marked_as_rgb(frame)
         return encapsulate([frame], has_bot=False)
 
     def _extended_offsets(self) -> tuple[bytes, bytes] | None:

@@ -255,3 +255,30 @@ def by_gdcm(source: Path, target: Path, syntax: str) -> Path:
     writer.SetImage(change.GetOutput())
     assert writer.Write()
     return target
+
+
+@pytest.mark.parametrize("has_marker", [True, False])
+def test_a_jpeg_that_holds_rgb_keeps_its_colours(tmp_path: Path, has_marker: bool) -> None:
+    frames = [jpeg(frame, keep_rgb=True, subsampling="4:4:4") for frame in picture()]
+    if not has_marker:
+        frames = [frame.replace(adobe_marker(frame), b"") for frame in frames]
+    loop = write_encapsulated(tmp_path / "a.dcm", frames, (10, 96, 128), JPEGBaseline8Bit)
+
+    decoded = open_loop(loop).read(SOME)
+
+    assert worst(decoded, picture()[list(SOME)]) <= 6
+
+
+def adobe_marker(frame: bytes) -> bytes:
+    """Return the APP14 segment that says that the components are RGB."""
+    start = frame.index(b"\xff\xee")
+    return frame[start : start + 2 + int.from_bytes(frame[start + 2 : start + 4], "big")]
+
+
+def test_a_jpeg_that_holds_ybr_under_a_header_of_rgb_is_read_by_its_own_marker(tmp_path: Path) -> None:
+    frames = [jpeg(frame) for frame in picture()]
+    loop = write_encapsulated(tmp_path / "a.dcm", frames, (10, 96, 128), JPEGBaseline8Bit)
+
+    decoded = open_loop(loop).read(SOME)
+
+    assert worst(decoded, picture()[list(SOME)]) <= 6
