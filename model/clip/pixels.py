@@ -17,7 +17,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from model.clip.codestream import marked_as_rgb, picture_size
+from model.clip.codestream import form_of, marked_as_rgb
 from model.errors import UnreadableLoop
 
 # One decoder each, always the same: decoders differ by up to 20 grey levels (chroma upsampling).
@@ -139,14 +139,28 @@ class PixelData:
             number_of_frames=int(self.description.get("NumberOfFrames") or 1),
             extended_offsets=self._extended_offsets(),
         )
-        found, claimed = picture_size(frame), (int(self.description.Rows), int(self.description.Columns))
-        if found is not None and found != claimed:
-            raise UnreadableLoop(
-                f"a frame holds {found[0]} x {found[1]} pixels, the header claims {claimed[0]} x {claimed[1]}"
-            )
+        self._check_form(frame)
         if self.description.PhotometricInterpretation == "RGB" and _PLUGINS.get(self.syntax) == "pillow":
             frame = marked_as_rgb(frame)
         return encapsulate([frame], has_bot=False)
+
+    def _check_form(self, frame: bytes) -> None:
+        """Refuse a frame that is not what the header claims: decoders trust the header, and gdcm then crashes."""
+        form = form_of(frame)
+        if form is None:
+            if _PLUGINS[self.syntax] == "gdcm":
+                raise UnreadableLoop("a frame has no frame header")
+            return
+        rows, columns = int(self.description.Rows), int(self.description.Columns)
+        if (form.rows, form.columns) != (rows, columns):
+            raise UnreadableLoop(
+                f"a frame holds {form.rows} x {form.columns} pixels, the header claims {rows} x {columns}"
+            )
+        samples, bits = int(self.description.SamplesPerPixel), int(self.description.BitsAllocated)
+        if form.samples != samples or form.bits > bits or (form.bits > 8) != (bits > 8):
+            raise UnreadableLoop(
+                f"a frame holds {form.samples} samples of {form.bits} bits, the header claims {samples} in {bits}"
+            )
 
     def _extended_offsets(self) -> tuple[bytes, bytes] | None:
         if "ExtendedOffsetTable" in self.description and "ExtendedOffsetTableLengths" in self.description:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -126,3 +127,20 @@ def to_ybr(frames_THWC: Frames) -> Frames:
     matrix = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
     ybr = frames_THWC.astype(np.float64) @ matrix.T + np.array([0.0, 128.0, 128.0])
     return np.asarray(np.clip(np.rint(ybr), 0, 255), dtype=np.uint8)
+
+
+def by_gdcm(source: Path, target: Path, syntax: str) -> Path:
+    """Compress a file with gdcm."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(target))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return target

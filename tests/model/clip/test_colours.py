@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -24,7 +25,17 @@ from pydicom.uid import (
 
 from model.clip.dicom import open_loop
 from model.clip.source import Frames
-from tests.doubles.loops import grey_picture, header, jpeg, picture, to_ybr, write, write_encapsulated, write_native
+from tests.doubles.loops import (
+    by_gdcm,
+    grey_picture,
+    header,
+    jpeg,
+    picture,
+    to_ybr,
+    write,
+    write_encapsulated,
+    write_native,
+)
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 SOME = (0, 3, 3, 9)
@@ -238,25 +249,6 @@ def test_what_gdcm_compressed_gives_its_colours(tmp_path: Path, syntax: str, sam
     assert worst(decoded, (samples if samples.ndim == 4 else grey(samples))[list(SOME)]) == 0
 
 
-def by_gdcm(source: Path, target: Path, syntax: str) -> Path:
-    """Compress a file with gdcm."""
-    import gdcm
-
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(source))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(str(target))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    return target
-
-
 @pytest.mark.parametrize("has_marker", [True, False])
 def test_a_jpeg_that_holds_rgb_keeps_its_colours(tmp_path: Path, has_marker: bool) -> None:
     frames = [jpeg(frame, keep_rgb=True, subsampling="4:4:4") for frame in picture()]
@@ -282,3 +274,18 @@ def test_a_jpeg_that_holds_ybr_under_a_header_of_rgb_is_read_by_its_own_marker(t
     decoded = open_loop(loop).read(SOME)
 
     assert worst(decoded, picture()[list(SOME)]) <= 6
+
+
+@pytest.mark.parametrize("photometric", ["YBR_ICT", "YBR_RCT"])
+def test_jpeg_2000_with_its_own_colour_transform_gives_its_colours(tmp_path: Path, photometric: str) -> None:
+    dataset = dcmread(write_native(tmp_path / "a.dcm", picture()))
+    dataset.PhotometricInterpretation = photometric
+    if photometric == "YBR_ICT":
+        dataset.compress(JPEG2000, j2k_psnr=[60], generate_instance_uid=False)
+    else:
+        dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "b.dcm")
+
+    decoded = open_loop(tmp_path / "b.dcm").read(SOME)
+
+    assert worst(decoded, picture()[list(SOME)]) <= (6 if photometric == "YBR_ICT" else 0)

@@ -15,6 +15,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -24,7 +25,7 @@ from model.clip.dicom import open_loop
 from model.clip.select import select
 from model.clip.spec import frame_indices
 from model.errors import ClipError, UnreadableLoop
-from tests.doubles.loops import header, jpeg, picture, write, write_encapsulated, write_native
+from tests.doubles.loops import by_gdcm, header, jpeg, picture, write, write_encapsulated, write_native
 
 SHAPE = (10, 96, 128)
 YBR = {"PhotometricInterpretation": "YBR_FULL_422"}
@@ -275,7 +276,7 @@ def test_no_word_of_a_refusal_comes_from_the_patient(tmp_path: Path) -> None:
     assert "Secret" not in refusal(loop)
 
 
-@pytest.mark.parametrize("form", ["native", "jpeg", "rle", "deflated"])
+@pytest.mark.parametrize("form", ["native", "jpeg", "rle", "deflated", "jpeg_ls", "jpeg_2000", "jpeg_lossless"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     wrong=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), min_size=1, max_size=4),
@@ -302,5 +303,7 @@ def whole_files(tmp_path_factory: pytest.TempPathFactory, jpegs: list[bytes]) ->
     write_native(folder / "native", picture())
     write_native(folder / "deflated", picture(), DeflatedExplicitVRLittleEndian)
     write_encapsulated(folder / "jpeg", jpegs, SHAPE, JPEGBaseline8Bit, **YBR)
-    write_encapsulated(folder / "rle", compressed(folder, RLELossless), SHAPE, RLELossless)
+    for name, syntax in (("rle", RLELossless), ("jpeg_ls", JPEGLSLossless), ("jpeg_2000", JPEG2000Lossless)):
+        write_encapsulated(folder / name, compressed(folder, syntax), SHAPE, syntax)
+    by_gdcm(write_native(folder / "plain.dcm", picture()), folder / "jpeg_lossless", JPEGLosslessSV1)
     return folder
