@@ -1,6 +1,6 @@
 """The one translation: from what the model predicts to what the node reports."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def to_findings(
             Abstained(task=_reported(one.task), kind=NotMeasured(one.kind.value), reason=one.reason)
             for one in prediction.abstentions
         ),
-        loops=tuple(_loop(view, analysed[view.key], pictures[view.key]) for view in prediction.loops),
+        loops=tuple(_loop(view, analysed[view.key], pictures[view.key], results.keys()) for view in prediction.loops),
         refused=tuple(_refused(uid, one.reason, pictures[uid]) for uid, one in _in_order(refused, pictures)),
         notes=prediction.notes,
     )
@@ -144,7 +144,8 @@ def _evaluated(result: TaskResult, evaluation: Evaluation) -> EvaluatedFinding:
     )
 
 
-def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture) -> LoopFinding:
+def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture, answered: Collection[Task]) -> LoopFinding:
+    """Return a loop's finding; what the study abstains from, no loop says alone."""
     return LoopFinding(
         sop_instance_uid=view.key,
         sop_class_uid=picture.sop_class_uid,
@@ -159,7 +160,7 @@ def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture) -> LoopFindi
         numbers=tuple(
             LoopNumber(task=_MEASUREMENTS[number.task], value=number.value, sd=number.sd)
             for number in view.numbers
-            if number.task in _MEASUREMENTS
+            if number.task in _MEASUREMENTS and number.task in answered
         ),
     )
 
