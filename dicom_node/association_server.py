@@ -96,6 +96,7 @@ class Connection:
             self._raw.shutdown(socket.SHUT_RDWR)
         self._association._kill = True
         self._association.dul.kill_dul()
+        _wake(self._association)
 
     def _wait_at_most(self, patience: float) -> None:
         if patience != self._patience:
@@ -192,7 +193,7 @@ class AssociationServer(ThreadedAssociationServer):
 
     def verify_request(self, _request: object, _client_address: object) -> bool:
         """Return whether another connection may wait to ask for an association."""
-        silent = sum(1 for association in self.active_associations if association.requestor.primitive is None)
+        silent = sum(1 for association in self.active_associations if _is_silent(association))
         if silent >= self._limits.max_silent:
             log.warning("connection_refused", silent=silent)
             return False
@@ -201,6 +202,7 @@ class AssociationServer(ThreadedAssociationServer):
     def drain(self) -> None:
         """Accept nothing more, let running associations end, then cut the rest off."""
         self.shutdown()
+        self._threads.join()  # of what was accepted last: its association is about to start
         self._wait_until_idle(self._limits.drain)
         for association in self.active_associations:
             log.warning("association_cut_off", address=association.requestor.address)
@@ -220,11 +222,25 @@ class AssociationServer(ThreadedAssociationServer):
 
     def _on_end(self, event: evt.Event) -> None:
         self._seats.leave(event.assoc)
+        if _is_silent(event.assoc):
+            _wake(event.assoc)
 
     def _wait_until_idle(self, patience: timedelta) -> None:
         deadline = time.monotonic() + patience.total_seconds()
-        while self.active_associations and time.monotonic() < deadline:
+        while (running := self.active_associations) and time.monotonic() < deadline:
+            for association in running:  # each time: the last that were accepted may not have had a thread before
+                if _is_silent(association):
+                    self._connections[association].cut()
             time.sleep(0.02)  # pynetdicom's threads tell nobody when they end
+
+
+def _is_silent(association: Association) -> bool:
+    return association.requestor.primitive is None
+
+
+def _wake(association: Association) -> None:
+    # Its thread waits for a request, for as long as the ACSE time-out, even when the connection is gone.
+    association.dul.to_user_queue.put(None)  # what a wait that times out returns
 
 
 def _guard(event: evt.Event, connections: WeakKeyDictionary[Association, Connection], limits: Limits) -> None:

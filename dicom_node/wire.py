@@ -10,8 +10,12 @@ import threading
 import zlib
 from collections.abc import Mapping
 
+import structlog
+
 from dicom_node.errors import NodeError
 from dicom_node.sop_classes import Encoding, encodings
+
+log = structlog.get_logger(__name__)
 
 MAX_INFLATED = 512 << 20
 """Bytes that a deflated data set may grow to; one at a time is inflated in a process."""
@@ -30,6 +34,8 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA = 0x7FE00010
 _INFLATING = threading.Lock()  # a small deflated data set may grow a thousandfold, and there are many peers
+_DEFLATE_TRAILER = 9  # real writers append the checksum and length of gzip, and a byte of padding
+_BLANK = frozenset((b"  ", b"??", b"--"))  # what real writers put for a VR that they do not know; the length is short
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 
 
@@ -46,13 +52,16 @@ def walk(dataset: bytes, transfer_syntax_uid: str) -> Mapping[int, str]:
     Raises:
         DamagedDataSet: it is not whole.
     """
-    refusals = []
-    for encoding in encodings(transfer_syntax_uid):
+    possible = encodings(transfer_syntax_uid)
+    if len(possible) == 1:
+        return _walk_as(dataset, possible[0])
+    for encoding in possible:
         try:
-            return _walk_as(dataset, encoding)
+            if found := _walk_as(dataset, encoding):
+                return found
         except DamagedDataSet as error:
-            refusals.append(error)
-    raise refusals[0]
+            log.debug("encoding_excluded", encoding=encoding.name, reason=str(error))
+    raise DamagedDataSet("the transfer syntax is unknown, and no plain encoding fits")
 
 
 def _walk_as(dataset: bytes, encoding: Encoding) -> Mapping[int, str]:
@@ -67,8 +76,6 @@ def _walk_content(content: bytes, encoding: Encoding) -> Mapping[int, str]:
     end = _Walk(content, encoding, found).elements(0, len(content), depth=0)
     if end != len(content):
         raise DamagedDataSet(f"data set ends at byte {end} of {len(content)}")
-    if not found:
-        raise DamagedDataSet("no attribute of an instance is in it")
     return found
 
 
@@ -163,7 +170,7 @@ class _Walk:
         if not explicit:
             return b"", int(self._long.unpack_from(self._content, position + 4)[0]), position + 8
         vr = self._content[position + 4 : position + 6]
-        if not (vr.isalpha() and vr.isupper()):
+        if not (vr.isalpha() and vr.isupper()) and vr not in _BLANK:
             raise DamagedDataSet(f"no value representation at byte {position}")
         if vr not in _LONG:
             return vr, int(self._short.unpack_from(self._content, position + 6)[0]), position + 8
@@ -183,6 +190,6 @@ def _inflated(dataset: bytes) -> bytes:
         raise DamagedDataSet(f"inflates to more than {MAX_INFLATED} bytes")
     if not stream.eof:
         raise DamagedDataSet("the deflate stream is cut off")
-    if stream.unused_data.strip(b"\0"):  # the stream is padded to an even length
+    if len(stream.unused_data) > _DEFLATE_TRAILER:
         raise DamagedDataSet("something follows the deflate stream")
     return content

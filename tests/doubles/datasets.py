@@ -36,8 +36,8 @@ def encoded(dataset: Dataset, transfer_syntax: str = EXPLICIT_LITTLE, fragments:
         dataset["PixelData"].is_undefined_length = True
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", UID("1.2.3"))
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", UID("1.2.3"))
+    dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.3")
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")  # data_part cuts it off
     buffer = BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     return data_part(buffer.getvalue())
