@@ -114,7 +114,8 @@ def run_acceptor(listening: socket.socket, settings: Settings) -> None:
     bell = Bell(settings.broker.url.get_secret_value())
     acceptor = start_acceptor(listening, settings, Intake(sessions, store, utc_now, bell.ring).receive, store)
     log.info("acceptor_started")
-    stop.wait()
+    while not stop.wait(0.2):  # a signal that another thread gets does not wake this one
+        continue
     acceptor.close()
     bell.close()
     close_ledger(sessions)

@@ -202,7 +202,7 @@ class AssociationServer(ThreadedAssociationServer):
     def drain(self) -> None:
         """Accept nothing more, let running associations end, then cut the rest off."""
         self.shutdown()
-        self._threads.join()  # of what was accepted last: its association is about to start
+        self._threads.join()  # type: ignore[attr-defined]  # of what was accepted last: its association is about to start
         self._wait_until_idle(self._limits.drain)
         for association in self.active_associations:
             log.warning("association_cut_off", address=association.requestor.address)
