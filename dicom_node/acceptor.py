@@ -22,7 +22,7 @@ from dicom_node.dispatch import Bell
 from dicom_node.intake import Intake
 from dicom_node.ledger.engine import close_ledger, open_ledger
 from dicom_node.logs import configure_logs
-from dicom_node.processes import die_with_parent
+from dicom_node.processes import EndSignal, die_with_parent
 from dicom_node.seats import Seats
 from dicom_node.settings import Settings
 from dicom_node.sop_classes import VERIFICATION
@@ -106,16 +106,14 @@ def run_acceptor(listening: socket.socket, settings: Settings) -> None:
     """Receive until SIGTERM: the body of an acceptor process."""
     die_with_parent()
     configure_logs()
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    end = EndSignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
     sessions = open_ledger(settings.database_url)
     store = InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes)
     bell = Bell(settings.broker.url.get_secret_value())
     acceptor = start_acceptor(listening, settings, Intake(sessions, store, utc_now, bell.ring).receive, store)
     log.info("acceptor_started")
-    while not stop.wait(0.2):  # a signal that another thread gets does not wake this one
-        continue
+    end.wait()
     acceptor.close()
     bell.close()
     close_ledger(sessions)

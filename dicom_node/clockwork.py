@@ -17,7 +17,7 @@ from dicom_node.errors import StoreError
 from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.logs import configure_logs
-from dicom_node.processes import die_with_parent
+from dicom_node.processes import EndSignal, die_with_parent
 from dicom_node.senders import StoreSender, StowSender
 from dicom_node.settings import Peer, Settings
 from dicom_node.store import InstanceStore
@@ -36,8 +36,8 @@ def run_clockwork(settings: Settings, node_port: int, web_listening: socket.sock
     """Tick until SIGTERM: the body of the clock's process."""
     die_with_parent()
     configure_logs()
+    end = EndSignal(signal.SIGTERM)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
     sessions = open_ledger(settings.database_url)
     store = InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes)
@@ -55,7 +55,8 @@ def run_clockwork(settings: Settings, node_port: int, web_listening: socket.sock
         ),
     ]
     log.info("clock_started")
-    stop.wait()
+    end.wait()
+    stop.set()
     for thread in threads:
         thread.join()
     web.stop()

@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _STEADY = 30.0  # seconds after which a child counts as healthy again
+_WAKE_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
@@ -26,6 +28,32 @@ def die_with_parent() -> None:
     """Let the kernel end this process when its parent is gone, however that died; Linux only, elsewhere nothing."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class EndSignal:
+    """What asks a process to end: a flag that a signal handler may raise at any moment.
+
+    It is no threading.Event: its lock can be held by the very thread that the handler interrupts. And the main thread
+    must come up from its wait by itself: a signal that the kernel hands to another thread wakes nobody.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        """Take these signals over; called in the main thread."""
+        self._is_raised = False
+        for number in numbers:
+            signal.signal(number, self._raise)
+
+    def is_raised(self) -> bool:
+        """Return whether one of the signals has come."""
+        return self._is_raised
+
+    def wait(self) -> None:
+        """Return once one of the signals has come."""
+        while not self._is_raised:
+            time.sleep(_WAKE_SECONDS)
+
+    def _raise(self, *_: object) -> None:
+        self._is_raised = True
 
 
 class Process(Protocol):

@@ -26,7 +26,7 @@ from dicom_node.clockwork import run_clockwork
 from dicom_node.dispatch import QUEUE
 from dicom_node.errors import CannotServe
 from dicom_node.ledger.engine import close_ledger, open_ledger
-from dicom_node.processes import Child, CommandProcess, Process, PythonProcess
+from dicom_node.processes import Child, CommandProcess, EndSignal, Process, PythonProcess
 from dicom_node.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings
 from dicom_node.store import InstanceStore
 
@@ -46,7 +46,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         CannotServe: data_dir belongs to a running node, or an address cannot be listened on.
         NodeError: the ledger or the broker cannot be started.
     """
-    is_asked_to_end = _listen_for_signals()
+    end = EndSignal(signal.SIGTERM, signal.SIGINT)
     os.umask(0o077)  # whatever is written holds patients' data
     data_dir = settings.node.data_dir
     try:
@@ -67,18 +67,11 @@ def serve(settings: Settings, config: Path | None) -> None:
             children = [_broker_child(broker), *_worker_child(settings, config)]
         children += _own_children(settings, dicom, web)
         try:
-            _supervise(children, is_asked_to_end, lambda: _write_state(settings, children, dicom, web))
+            _supervise(children, end.is_raised, lambda: _write_state(settings, children, dicom, web))
         finally:
             _end(children)
             (data_dir / STATE_FILE).unlink(missing_ok=True)
     log.info("node_stopped")
-
-
-def _listen_for_signals() -> Callable[[], bool]:
-    asked: list[int] = []  # a plain list: what locks, as an Event does, can meet its own lock in a signal handler
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: asked.append(received))
-    return lambda: bool(asked)
 
 
 def _with_broker(settings: Settings, url: str) -> Settings:
