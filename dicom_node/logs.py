@@ -2,9 +2,12 @@
 
 import logging
 import sys
+import warnings
 from typing import TextIO
 
 import structlog
+
+_DICOM_LIBRARIES = ("pynetdicom", "pydicom", "highdicom")
 
 
 def configure_logs(*, level: str = "INFO", json: bool = True, stream: TextIO | None = None) -> None:
@@ -24,7 +27,13 @@ def configure_logs(*, level: str = "INFO", json: bool = True, stream: TextIO | N
         logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # pynetdicom and pydicom write identifiers and data sets below WARNING: they stay quiet (PS3.15 E).
     logging.basicConfig(level=logging.WARNING, stream=stream or sys.stderr, force=True)
-    for name in ("pynetdicom", "pydicom", "highdicom"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Below ERROR, and in their warnings, these libraries quote what is odd: a name, a birth date (PS3.15 E).
+    # pydicom sets its own level when it is imported, so the handler is what must refuse.
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_values)
+    warnings.simplefilter("ignore", UserWarning)
+
+
+def _without_values(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or record.name.partition(".")[0] not in _DICOM_LIBRARIES

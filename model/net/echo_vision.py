@@ -5,9 +5,9 @@ With one task it is the paper's network; with several they share one pass of the
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from model.net.encoder import Encoder
@@ -52,6 +52,14 @@ class NetConfig(BaseModel):
     """The task's head."""
     head_hidden: tuple[int, ...] = (200, 100)
     """Hidden widths of the MLP head."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        # What does not divide would be dropped by the tubelet embedding without a word.
+        for whole, part in (("frames", "tubelet"), ("size", "patch"), ("dim", "heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{whole} is no multiple of {part}")
+        return self
 
     @classmethod
     def base(cls) -> "NetConfig":

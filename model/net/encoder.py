@@ -6,6 +6,7 @@ Block names equal the official VideoMAE checkpoints' (timm's EvaBlock), so that 
 
 from functools import partial
 
+import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
@@ -68,12 +69,23 @@ class Encoder(nn.Module):
         assert tokens_BLD.shape[1] == self.positions.shape[0], "the clip does not have the encoder's size"
         tokens_BLD = tokens_BLD + self.positions.to(tokens_BLD.dtype)
         if mask_BL is not None:
-            batch, _, dim = tokens_BLD.shape
-            tokens_BLD = tokens_BLD[~mask_BL].reshape(batch, -1, dim)
+            tokens_BLD = _visible(tokens_BLD, mask_BL)
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD)
         normed: Tensor = self.norm(tokens_BLD)
         return normed
+
+
+def _visible(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """Return the tokens that are not hidden, (B, V, D), in their order."""
+    batch, length, dim = tokens_BLD.shape
+    assert mask_BL.dtype == torch.bool, "a mask is one bool a token"
+    assert mask_BL.shape == (batch, length), "a mask is one bool a token"
+    visible = ~mask_BL
+    num_visible = visible.sum(dim=1)
+    # Else tokens of one clip would slip into the next one's row.
+    assert bool((num_visible == num_visible[0]).all()), "each row of a mask hides the same count"
+    return tokens_BLD[visible].reshape(batch, -1, dim)
 
 
 def _initialise(module: nn.Module) -> None:

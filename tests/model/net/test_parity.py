@@ -106,6 +106,14 @@ def test_masked_pixels_do_not_reach_the_encoder(clip: Tensor, mask: Tensor) -> N
         assert torch.equal(encoder(clip, mask), encoder(disturbed, mask))
 
 
+def test_a_mask_that_hides_more_in_one_clip_than_in_another_is_our_mistake(clip: Tensor) -> None:
+    encoder = ours(oracle(use_mean_pooling=True).state_dict(), final_norm=False)
+    mask = torch.arange(TOKENS) < torch.tensor([[20], [12]])
+
+    with pytest.raises(AssertionError, match="same count"):
+        encoder(clip, mask)
+
+
 def test_a_state_behind_module_is_read(clip: Tensor) -> None:
     state = oracle(use_mean_pooling=True).state_dict()
 

@@ -124,3 +124,8 @@ def test_tasks_that_share_an_encoder_answer_as_alone() -> None:
 
     with torch.inference_mode():
         assert torch.equal(shared(clip, indices)["view"], alone(clip, indices)["view"])
+
+
+def test_a_clip_that_does_not_divide_into_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="size is no multiple of patch"):
+        NetConfig(size=225)

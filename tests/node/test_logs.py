@@ -1,0 +1,34 @@
+"""What may stand in the log, and what may not."""
+
+import subprocess
+import sys
+
+ODD = """
+from dicom_node.logs import configure_logs
+configure_logs()
+from pydicom import Dataset
+from highdicom.valuerep import check_person_name
+dataset = Dataset()
+dataset.PatientBirthDate = "31.12.SECRET"
+check_person_name("SECRET")
+print("done")
+"""
+
+
+def test_what_libraries_warn_about_odd_values_is_not_written() -> None:
+    done = subprocess.run([sys.executable, "-c", ODD], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "done\n"
+    assert "SECRET" not in done.stderr
+
+
+def test_an_event_is_one_line_of_json_with_its_fields() -> None:
+    program = (
+        "import structlog; from dicom_node.logs import configure_logs; configure_logs();"
+        "structlog.get_logger().info('instance_kept', study=17)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    (line,) = done.stderr.splitlines()
+    assert '"event": "instance_kept"' in line
+    assert '"study": 17' in line
