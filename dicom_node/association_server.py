@@ -240,7 +240,7 @@ def _is_silent(association: Association) -> bool:
 
 def _wake(association: Association) -> None:
     # Its thread waits for a request, for as long as the ACSE time-out, even when the connection is gone.
-    association.dul.to_user_queue.put(None)  # what a wait that times out returns
+    association.dul.to_user_queue.put(None)  # type: ignore[arg-type]  # what a wait that times out returns
 
 
 def _guard(event: evt.Event, connections: WeakKeyDictionary[Association, Connection], limits: Limits) -> None:
