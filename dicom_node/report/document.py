@@ -266,8 +266,9 @@ def _finish(report: Dataset, algorithm: Algorithm, predecessor: Predecessor | No
 def _series_description(statement: str) -> str:
     if not statement:
         return "Echo AI (research, not for clinical use)"
-    text = f"Echo AI (research): {statement}"
-    return text if len(text) <= _LO_MAX else f"{text[: _LO_MAX - 3]}..."
+    # The statement matters more than our name: it stands whole wherever it fits at all.
+    texts = (f"Echo AI (research): {statement}", f"Echo AI: {statement}", statement)
+    return next((one for one in texts if len(one) <= _LO_MAX), f"{statement[: _LO_MAX - 3]}...")
 
 
 def _predecessor(one: Predecessor) -> Dataset:

@@ -5,18 +5,36 @@ dates as 1994.01.30, character sets by wrong names), and private attributes are 
 """
 
 import re
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from dicom_node.errors import ReportError
 
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _TIME = re.compile(r"([01]\d|2[0-3]):?([0-5]\d)(?::?([0-5]\d)(\.\d{1,6})?\d*)?")
+# What pydicom raises on damaged bytes [seen on mutated real headers]; the node keeps any data set that is whole.
+_DAMAGE = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 # Names that real carts write for the standard's terms (PS3.3 C.12.1.1.2).
@@ -62,18 +80,25 @@ class SourceHeader:
 def read_header(path: Path) -> SourceHeader:
     """Return what the file says about its patient and study; what cannot be read is empty.
 
+    A damaged header costs its own instance alone: the report names it as refused, its neighbours keep their report.
+
     Raises:
-        ReportError: the file cannot be opened at all.
+        ReportError: the disk does not give the file back.
     """
     try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
-    except (OSError, InvalidDicomError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ReportError("an instance of the study cannot be read again") from error
-    return sanitise(dataset)
+        content: Dataset = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
+    except _DAMAGE:
+        content = Dataset()
+    except OSError as error:
+        if error.errno is not None:
+            raise ReportError("an instance of the study cannot be read again") from error
+        content = Dataset()  # pydicom's own, on bytes that end too early
+    return sanitise(content)
 
 
 def sanitise(dataset: Dataset) -> SourceHeader:
     """Return the white-listed attributes of a header, repaired."""
+    _drop_damaged(dataset)
     _repair_charset(dataset)
     clean = Dataset()
     clean.PatientID = _text(dataset, "PatientID", 64)
@@ -108,12 +133,35 @@ def common_header(headers: Sequence[SourceHeader]) -> Dataset:
     Raises:
         ReportError: the instances name different patients, or none names one.
     """
+    persons = {_identity(header.attributes) for header in headers}
     known = {header.patient_id for header in headers if header.patient_id}
     if not known:
         raise ReportError("the study has no Patient ID: a report could be filed under nobody or anybody; correct it")
     if len(known) > 1:
         raise ReportError(f"the study mixes {len(known)} patients under one Study Instance UID; split it")
+    if any(_are_two_persons(one, other) for one, other in combinations(persons, 2)):
+        raise ReportError("the study mixes patients of other names and birth dates under one Patient ID; split it")
     return next(header.attributes for header in headers if header.patient_id)
+
+
+def _identity(attributes: Dataset) -> tuple[str, str]:
+    """Return name and birth date, so that spelling and punctuation of the name do not count."""
+    name = str(attributes.PatientName).partition("=")[0]
+    return re.sub(r"[\W_]+", "", name).casefold(), attributes.PatientBirthDate
+
+
+def _are_two_persons(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Return whether name and birth date are known of both and both differ: people marry, and typing errors happen."""
+    return all(one) and all(other) and one[0] != other[0] and one[1] != other[1]
+
+
+def _drop_damaged(dataset: Dataset) -> None:
+    """Decode element by element, so that one that cannot be decoded costs itself alone."""
+    for tag in list(dataset.keys()):
+        try:
+            dataset[tag]
+        except _DAMAGE:
+            del dataset[tag]
 
 
 def _repair_charset(dataset: Dataset) -> None:
@@ -122,7 +170,7 @@ def _repair_charset(dataset: Dataset) -> None:
     repaired = [_charset(str(name or "")) for name in names]
     if repaired == [""]:
         return
-    dataset.SpecificCharacterSet = repaired
+    dataset.add_new("SpecificCharacterSet", "CS", repaired)  # whatever VR the damaged one had
     dataset.decode()
 
 
@@ -131,26 +179,34 @@ def _charset(name: str) -> str:
     return f"ISO_IR {match[2]}" if match and not name.upper().startswith("ISO 2022") else name.strip()
 
 
-def _value(dataset: Dataset, keyword: str) -> str:
-    try:
-        value = dataset.get(keyword)
-    except (ValueError, TypeError, LookupError, AttributeError):  # a value that its VR forbids
-        return ""
+def _values(dataset: Dataset, keyword: str) -> list[str]:
+    value = dataset.get(keyword)
     if value is None:
-        return ""
+        return []
     if not isinstance(value, str) and isinstance(value, Iterable) and not hasattr(value, "components"):
-        value = next(iter(value), "")  # several values where one is allowed: the first
-    return str(value)
+        return [str(one) for one in value]
+    return [str(value)]
+
+
+def _value(dataset: Dataset, keyword: str) -> str:
+    """Return the first value: real headers have several where one is allowed."""
+    return next(iter(_values(dataset, keyword)), "")
+
+
+def _words(dataset: Dataset, keyword: str) -> str:
+    """Return the whole text; a back-slash in it was none that separates values."""
+    return _CONTROL.sub(" ", " ".join(_values(dataset, keyword))).strip()
 
 
 def _text(dataset: Dataset, keyword: str, longest: int) -> str:
-    return _CONTROL.sub(" ", _value(dataset, keyword)).strip()[:longest].strip()
+    return _words(dataset, keyword)[:longest].strip()
 
 
 def _person(dataset: Dataset, keyword: str) -> str:
     """Return a name with at most three groups of at most 64 characters and five components (PS3.5 6.2)."""
-    groups = _CONTROL.sub(" ", _value(dataset, keyword)).strip().split("=")[:3]
-    return "=".join("^".join(group.split("^")[:5])[:64] for group in groups).strip("= ")
+    groups = _words(dataset, keyword).split("=")[:3]
+    # An empty first group says that the next one is ideographic: it stays.
+    return "=".join("^".join(group.split("^")[:5])[:64] for group in groups).rstrip("= ")
 
 
 def _date(dataset: Dataset, keyword: str) -> str:

@@ -18,6 +18,7 @@ from dicom_node.ledger import claims
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.views import StudyJson, study_json
 from dicom_node.store import InstanceStore
+from dicom_node.wire import walk
 from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
@@ -75,13 +76,20 @@ def study() -> list[Dataset]:
     return [*make_study(heart, seed=1, at=datetime(2026, 11, 24, tzinfo=UTC), shots=SHOTS)]
 
 
-def arrive(instances: list[Dataset], sessions: Sessions, store: InstanceStore, ring: Callable[[int], None]) -> int:
-    """Let instances arrive as the SCP hands them on; return the study's id."""
+def arrive(
+    instances: list[Dataset],
+    sessions: Sessions,
+    store: InstanceStore,
+    ring: Callable[[int], None],
+    damage: tuple[bytes, bytes] = (b"", b""),
+) -> int:
+    """Let instances arrive as the SCP hands them on, some bytes replaced by others; return the study's id."""
     intake = Intake(sessions, store, utc_now, ring)
     for instance in instances:
         buffer = io.BytesIO()
         dcmwrite(buffer, instance, enforce_file_format=True)
-        file = buffer.getvalue()
+        file = buffer.getvalue().replace(*damage, 1)
+        walk(file[144 + int.from_bytes(file[140:144], "little") :], instance.file_meta.TransferSyntaxUID)
         # The data set begins after preamble, prefix and group 2, whose length the first element tells.
         start = 144 + int.from_bytes(file[140:144], "little")
         outcome = intake.receive(
@@ -120,6 +128,32 @@ def test_loops_are_analysed_before_the_study_is_complete(
     seen = shown(study, sessions)
     assert (seen["state"], seen["loops_analysed"], seen["reports"]) == ("receiving", 2, [])
     assert [one["reason"] for one in seen["not_analysed"]] == ["still image, not a cine loop"]
+    close_ledger(sessions)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param((b"\x08\x00\x20\x00DA", b"\x08\x00\x20\x00GA"), id="unknown value representation"),
+        pytest.param((b"\x28\x00\x10\x00US\x02\x00", b"\x28\x00\x10\x00US\x03\x00\x00"), id="number of three bytes"),
+    ],
+)
+def test_a_damaged_header_costs_its_own_instance_alone(
+    analyst: Analyst,
+    study: list[Dataset],
+    sessions: Sessions,
+    store: InstanceStore,
+    rung: list[int],
+    damage: tuple[bytes, bytes],
+) -> None:
+    arrive(study[:2], sessions, store, rung.append)
+    study_id = arrive(study[2:], sessions, store, rung.append, damage)
+    complete(sessions)
+
+    analyst.drain(study_id)
+
+    seen = shown(study, sessions)
+    assert (seen["state"], seen["loops_analysed"], len(seen["not_analysed"])) == ("delivering", 2, 1)
     close_ledger(sessions)
 
 

@@ -1,6 +1,7 @@
 """The report as a document: what stands in it, and what others' validators say of it."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,19 @@ def test_the_statement_of_the_ensemble_cannot_be_missed() -> None:
 
     assert "untrained weights: numbers have no meaning" in document.SeriesDescription
     assert render_text(document).lower().count("untrained weights: numbers have no meaning") == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["untrained weights: numbers have no meaning", "trained on synthetic phantoms: not for clinical use", "x" * 64],
+)
+def test_a_statement_that_fits_a_series_description_stands_whole(statement: str) -> None:
+    findings = replace(MEASURED, algorithm=replace(MEASURED.algorithm, statement=statement))
+
+    description = read(report(findings).part10).SeriesDescription
+
+    assert statement in description
+    assert len(description) <= 64
 
 
 def test_an_unfinished_study_is_reported_as_partial() -> None:

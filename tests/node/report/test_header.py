@@ -1,9 +1,10 @@
 """Headers of real carts, repaired: the table of what breaks a report."""
 
+import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
@@ -12,8 +13,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.errors import ReportError
 from dicom_node.report.document import build_report
-from dicom_node.report.header import common_header, read_header, sanitise
-from tests.node.report.samples import EMPTY, EVIDENCE, MOMENT, STUDY
+from dicom_node.report.header import SourceHeader, common_header, read_header, sanitise
+from tests.node.report.samples import EMPTY, EVIDENCE, MOMENT, STUDY, patient
 
 
 def header(**attributes: object) -> Dataset:
@@ -89,6 +90,69 @@ def test_a_mix_of_patients_is_refused_without_naming_them() -> None:
         common_header([one, sanitise(first), other, sanitise(second)])
 
     assert "SECRET" not in str(caught.value)
+
+
+def named(patient_id: str, name: str, birth_date: str) -> SourceHeader:
+    """Return the repaired header of one instance of a patient."""
+    raw = Dataset()
+    raw.PatientID, raw.PatientName, raw.PatientBirthDate = patient_id, name, birth_date
+    return sanitise(raw)
+
+
+@pytest.mark.parametrize("other_id", ["SECRET-1", ""])
+def test_two_persons_under_one_patient_id_are_a_mix(other_id: str) -> None:
+    one, other = named("SECRET-1", "Doe^Jane", "19500101"), named(other_id, "Roe^Richard", "19800202")
+
+    with pytest.raises(ReportError, match="mixes patients") as caught:
+        common_header([one, other])
+
+    assert not any(word in str(caught.value) for word in ("SECRET", "Doe", "Roe", "1950", "1980"))
+
+
+@pytest.mark.parametrize(
+    ("name", "birth_date"),
+    [("Roe^Jane", "19500101"), ("Doe^Jane", "19500110"), ("DOE^JANE^", "19500110"), ("", "19800202"), ("Roe^Ann", "")],
+)
+def test_a_new_name_or_a_corrected_date_is_still_one_person(name: str, birth_date: str) -> None:
+    one, other = named("1", "Doe^Jane", "19500101"), named("1", name, birth_date)
+
+    assert common_header([one, other]).PatientID == "1"
+
+
+def test_a_back_slash_does_not_make_two_patient_ids_one() -> None:
+    with pytest.raises(ReportError, match="mixes 2 patients"):
+        common_header([named("A\\1", "Doe^Jane", ""), named("A\\2", "Doe^Jane", "")])
+
+
+def test_an_ideographic_name_without_an_alphabetic_one_stays_in_its_group() -> None:
+    assert header(PatientName="=山田^太郎=やまだ^たろう").PatientName == "=山田^太郎=やまだ^たろう"
+
+
+@given(st.lists(st.tuples(st.integers(132, 2000), st.integers(0, 255)), min_size=1, max_size=8), st.integers(0, 2000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_make_an_emptier_header_and_never_an_error(
+    tmp_path: Path, changes: list[tuple[int, int]], cut: int
+) -> None:
+    instance = patient(StudyDate="20260101", StudyTime="120000", StudyDescription="Echo " * 12)
+    instance.SpecificCharacterSet, instance.Rows, instance.NumberOfFrames = "ISO_IR 192", 480, 60
+    instance.SOPClassUID, instance.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.6.1", "1.2.3"
+    instance.file_meta = FileMetaDataset()
+    instance.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    dcmwrite(buffer, instance, enforce_file_format=True)
+    damaged = bytearray(buffer.getvalue())
+    for position, value in changes:
+        damaged[min(position, len(damaged) - 1)] = value
+    path = tmp_path / "damaged.dcm"
+    path.write_bytes(damaged[: max(132, len(damaged) - cut)])
+
+    assert read_header(path).patient_id in damaged.decode("utf-8", "replace")
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="cannot be read again"):
+        read_header(tmp_path / "lost.dcm")
 
 
 def test_a_study_without_a_patient_id_is_refused() -> None:
