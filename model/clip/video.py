@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# decord loads every CUDA library there is for the whole process, NVBLAS too: torch's CPU matrix products must be bound
+# before, or they jump to address 0 where no GPU is.
+import torch  # noqa: F401
+
+# isort: split
 import decord
 import numpy as np
 
