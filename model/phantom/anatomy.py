@@ -1,116 +1,172 @@
-"""What each view shows of a heart: how bright every point of the plane is.
+"""What every view is made of: levels of echo, tissue that moves, and simple shapes.
 
-Coordinates: x across the fan, z depth, both in mm; the probe is at (0, 0).
+Legend: N pixels inside the fan. Lengths in mm, echoes in dB under the brightest.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.phantom.heart import ELONGATION, Heart, diameter_mm
-from model.tasks import View
+from model.phantom.heart import Heart
+from model.phantom.screen import Plane
 
-Plane = NDArray[np.float64]
+BLOOD = -57.0
+AROUND = -35.0
+MUSCLE = -22.0
+FIBROUS = -12.0
+BRIGHT = -5.0
 
-BLOOD = 0.03
-TISSUE = 0.30
-MUSCLE = 0.62
-VALVE = 1.0
-
-_WALL_MM = 9.0
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Slice:
-    """One instant of a view."""
+class Pose:
+    """How the heart lies under the probe, against its usual place."""
 
-    brightness: Plane
-    """0..1 at each point."""
-    u: Plane
-    """First coordinate of the tissue that is at a point now: speckle is tied to it, so it moves with the wall."""
-    v: Plane
-    """Second coordinate of the tissue."""
+    shift_x_mm: float = 0.0
+    shift_z_mm: float = 0.0
+    tilt_degrees: float = 0.0
+    variant: float = 0.0
+    """0..1: which of its kinds a view shows (levels of the short axis, places that are no heart)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """One instant of a view, for each of N pixels."""
+
+    echo_db: Plane
+    """How bright."""
+    toward_x: Plane
+    """Where the tissue that is here now lies at end-diastole, to the right of here."""
+    toward_z: Plane
+    """Where it lies at end-diastole, below here."""
     flow: Plane
     """Where blood flows: -1..1, towards the probe positive."""
 
 
-def cut(view: View, heart: Heart, time_ms: float, x: Plane, z: Plane) -> Slice:
-    """Return what the view shows at this time."""
-    diameter = diameter_mm(heart.volume_ml(time_ms))
-    rest = diameter_mm(heart.edv_ml)
-    picture = np.full_like(x, TISSUE)
-    flow = np.zeros_like(x)
-    if view is View.OTHER:
-        return _liver(x, z, picture, flow)
-    cx, cz, angle, long_axis = _PLACES[view]
-    along, across = _turn(x - cx, z - cz, angle)
-    half = (diameter * long_axis / 2.0, diameter / 2.0)
-    radius = np.hypot(along / half[0], across / half[1])
-    for chamber in _CHAMBERS[view]:
-        _chamber(picture, x, z, chamber, 1.0 + 0.25 * (1.0 - diameter / rest))
-    wall = _WALL_MM * (rest / diameter)  # muscle keeps its mass: it thickens as the cavity shrinks
-    outside = (radius - 1.0) * diameter / 2.0
-    picture[outside < wall] = MUSCLE
-    picture[radius < 1.0] = BLOOD
-    flow[radius < 1.0] = -1.0 if heart.is_valve_open(time_ms) else 1.0
-    _valve(picture, view, heart, time_ms, x, z)
-    # Near the wall tissue follows the cavity; two diameters away it rests.
-    follow = np.clip(2.0 - radius, 0.0, 1.0) * (rest / diameter - 1.0)
-    return Slice(brightness=picture, u=x + (x - cx) * follow, v=z + (z - cz) * follow, flow=flow)
+class View2D(Protocol):
+    """A view of a heart, prepared for a set of points."""
+
+    def at(self, time_ms: float) -> Moment:
+        """Return what the view shows at this time."""
+        ...
 
 
-# Centre, angle of the long axis (degrees from across), length over diameter.
-_PLACES = {
-    View.A4C: (14.0, 62.0, 90.0, ELONGATION),
-    View.A2C: (0.0, 62.0, 84.0, ELONGATION),
-    View.PLAX: (-14.0, 72.0, 12.0, ELONGATION),
-    View.PSAX: (4.0, 68.0, 0.0, 1.0),
-}
+class Frame2D:
+    """Coordinates along an axis of the heart: `a` from its origin along it, `t` across, to the left of its course."""
 
-# Other chambers: centre, half axes.
-_CHAMBERS = {
-    View.A4C: ((-26.0, 66.0, 13.0, 30.0), (18.0, 122.0, 19.0, 17.0), (-22.0, 120.0, 18.0, 16.0)),
-    View.A2C: ((2.0, 124.0, 22.0, 18.0),),
-    View.PLAX: ((-6.0, 34.0, 26.0, 9.0), (46.0, 58.0, 16.0, 11.0), (44.0, 92.0, 18.0, 14.0)),
-    View.PSAX: ((-36.0, 60.0, 9.0, 24.0),),
-}
+    def __init__(self, x: Plane, z: Plane, *, origin: tuple[float, float], degrees: float) -> None:
+        """Lay the axis through `origin`; at 0 degrees it runs down, and `t` to the right."""
+        self.cos, self.sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        right, down = x - np.float32(origin[0]), z - np.float32(origin[1])
+        self.a: Plane = right * np.float32(self.sin) + down * np.float32(self.cos)
+        self.t: Plane = right * np.float32(self.cos) - down * np.float32(self.sin)
 
-# Where the aortic valve is seen, and how large.
-_VALVES = {
-    View.A4C: (8.0, 101.0, 4.0),
-    View.A2C: (0.0, 103.0, 3.0),
-    View.PLAX: (29.0, 60.0, 8.0),
-    View.PSAX: (26.0, 40.0, 7.0),
-}
+    def turn_back(self, along: Plane, across: Plane) -> tuple[Plane, Plane]:
+        """Return a displacement along the axes as one to the right and down."""
+        sin, cos = np.float32(self.sin), np.float32(self.cos)
+        return along * sin + across * cos, along * cos - across * sin
 
 
-def _turn(x: Plane, z: Plane, degrees: float) -> tuple[Plane, Plane]:
-    angle = np.deg2rad(degrees)
-    return x * np.cos(angle) + z * np.sin(angle), z * np.cos(angle) - x * np.sin(angle)
+class Cavity:
+    """The left ventricle around its axis: the ellipsoid's cut in this view, and the wall around it.
+
+    The apex rests; the base comes down to it.
+    """
+
+    def __init__(self, heart: Heart, frame: Frame2D, *, is_deep: bool, x: Plane, z: Plane) -> None:
+        """Prepare the points; `is_deep` cuts along the depth instead of the width of the ellipsoid."""
+        self._heart, self._frame, self._is_deep = heart, frame, is_deep
+        self.rest_length = heart.ventricle(0.0).length_mm
+        half, width = self._halves(0.0)
+        slope_a = (frame.a - half) / np.float32(half * half)
+        slope_t = frame.t / np.float32(width * width)
+        self._steep = np.hypot(slope_a, slope_t) + np.float32(1e-6)
+        right, down = frame.turn_back(slope_a, slope_t)
+        facing = np.abs(right * x + down * z) / (self._steep * np.hypot(x, z))
+        self.specular_db: Plane = 9.0 * facing - np.float32(6.0)
+        """Walls across the beam send more back than walls along it."""
+
+    def _halves(self, time_ms: float) -> tuple[float, float]:
+        now = self._heart.ventricle(time_ms)
+        return now.half_length_mm, now.half_depth_mm if self._is_deep else now.half_width_mm
+
+    def cut(self, time_ms: float) -> "Cut":
+        """Return the cavity at this time."""
+        half, width = self._halves(time_ms)
+        rest_half, rest_width = self._halves(0.0)
+        a, t = self._frame.a, self._frame.t
+        radius = np.hypot((a - np.float32(half)) * np.float32(1.0 / half), t * np.float32(1.0 / width))
+        steep = self._steep * np.float32(rest_width / width)
+        distance = (radius - np.float32(1.0)) * radius / np.maximum(steep, np.float32(1e-3))
+        wall = self._heart.wall_mm * rest_width / width  # muscle keeps its mass: it thickens as the cavity shrinks
+        length = self._heart.ventricle(time_ms).length_mm
+        # Near the wall tissue follows the cavity; a diameter away it rests.
+        follow = np.clip(np.float32(2.4) - radius, np.float32(0.0), np.float32(1.0))
+        right, down = self._frame.turn_back(
+            follow * a * np.float32(rest_half / half - 1.0), follow * t * np.float32(rest_width / width - 1.0)
+        )
+        return Cut(radius=radius, distance=distance, wall=wall, length=length, width=width, right=right, down=down)
 
 
-def _chamber(picture: Plane, x: Plane, z: Plane, chamber: tuple[float, float, float, float], scale: float) -> None:
-    cx, cz, half_x, half_z = chamber
-    radius = np.hypot((x - cx) / (half_x * scale), (z - cz) / (half_z * scale))
-    picture[radius < 1.18] = MUSCLE * 0.8
-    picture[radius < 1.0] = BLOOD
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """The left ventricle in a view at one time."""
+
+    radius: Plane
+    """Below 1: inside the uncut ellipse."""
+    distance: Plane
+    """About how far outside of it."""
+    wall: float
+    """Thickness of the wall."""
+    length: float
+    """Where the mitral plane cuts the axis."""
+    width: float
+    """Half axis across."""
+    right: Plane
+    down: Plane
+    """Where the tissue here lay at end-diastole."""
 
 
-def _valve(picture: Plane, view: View, heart: Heart, time_ms: float, x: Plane, z: Plane) -> None:
-    """Draw the aortic valve: the more stenotic, the thicker and brighter, and the less it opens."""
-    cx, cz, size = _VALVES[view]
-    opening = (1.0 - heart.stenosis / 5.0) * (0.8 if heart.is_valve_open(time_ms) else 0.05)
-    distance = np.abs(np.abs(z - cz) - size * opening)
-    leaflet = (np.abs(x - cx) < size) & (distance < 0.8 + 0.9 * heart.stenosis)
-    picture[leaflet] = np.maximum(picture[leaflet], VALVE * (0.55 + 0.11 * heart.stenosis))
+def ellipse(u: Plane, v: Plane, middle: tuple[float, float], halves: tuple[float, float]) -> Plane:
+    """Return the square of the radius in an ellipse: below 1 inside."""
+    across, along = (u - np.float32(middle[0])), (v - np.float32(middle[1]))
+    across *= np.float32(1.0 / halves[0])
+    along *= np.float32(1.0 / halves[1])
+    across *= across
+    along *= along
+    across += along
+    return across
 
 
-def _liver(x: Plane, z: Plane, picture: Plane, flow: Plane) -> Slice:
-    """Return a picture without a heart: liver and a vessel."""
-    picture[:] = 0.45
-    vessel = np.hypot(x - 12.0 - 0.2 * z, (z - 70.0) / 3.0) < 6.0
-    picture[vessel] = BLOOD
-    picture[z > 118.0] = 0.75
-    flow[vessel] = 1.0
-    return Slice(brightness=picture, u=x, v=z, flow=flow)
+def paint(echo_db: Plane, where: Mask, level: float | Plane) -> None:
+    """Set the echo at these points."""
+    np.copyto(echo_db, level, where=where, casting="same_kind")
+
+
+def chamber(echo_db: Plane, squared: Plane, *, rim: float = 1.22, wall_db: float = MUSCLE) -> Mask:
+    """Draw a thin-walled chamber; return its blood."""
+    paint(echo_db, squared < np.float32(rim), np.float32(wall_db))
+    blood = squared < np.float32(1.0)
+    paint(echo_db, blood, np.float32(BLOOD))
+    return blood
+
+
+def stroke(
+    echo_db: Plane, u: Plane, v: Plane, ends: tuple[tuple[float, float], tuple[float, float]], width: float, level: float
+) -> None:
+    """Draw a line with round ends, for leaflets and septa; only points near it are looked at."""
+    (u0, v0), (u1, v1) = ends
+    reach = width / 2.0
+    near = np.flatnonzero(
+        (np.abs(u - np.float32((u0 + u1) / 2.0)) < np.float32(abs(u1 - u0) / 2.0 + reach))
+        & (np.abs(v - np.float32((v0 + v1) / 2.0)) < np.float32(abs(v1 - v0) / 2.0 + reach))
+    )
+    du, dv = u1 - u0, v1 - v0
+    right, down = u[near] - np.float32(u0), v[near] - np.float32(v0)
+    share = np.clip((right * du + down * dv) / max(du * du + dv * dv, 1e-6), 0.0, 1.0)
+    hit = near[np.hypot(right - share * du, down - share * dv) < reach]
+    echo_db[hit] = np.maximum(echo_db[hit], np.float32(level))
