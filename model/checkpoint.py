@@ -8,8 +8,9 @@ import argparse
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,16 +23,16 @@ from model.errors import WeightsError
 _IN_A_FOLDER = ("pytorch_model.bin", "model.safetensors")
 _FOREIGN = re.compile(r"GLOBAL (\S+)")
 _WRAPPERS = ("model", "module", "model_state_dict")
-_numpy_scalar = np.float64(0).__reduce__()[0]  # numpy gives it no public name
+_NUMPY_SCALAR = cast(Callable[..., object], np.float64(0).__reduce__()[0])  # numpy gives it no public name
 # Data beside the weights: VideoMAE keeps its arguments, Echo-Vision-FM its loss as a number of numpy. Making them runs
 # nothing of the file.
-_HARMLESS = [
+_HARMLESS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     argparse.Namespace,
     np.dtype,
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
 ]
 
 
