@@ -218,8 +218,8 @@ def reference_outputs(network: EchoVision, manifest: Manifest, device: str) -> d
     indices_BT = indices_BT.to(device)
     with exact():
         tokens_BLD = network.encode(clip_BCTHW.to(device))
-        answers = {task: network.branch(task.value, tokens_BLD, indices_BT) for task in manifest.tasks}
-    return {task: tuple(answer[0].float().cpu().tolist()) for task, answer in answers.items()}
+        answers = network.answer([task.value for task in manifest.tasks], tokens_BLD, indices_BT)
+    return {task: tuple(answers[task.value][0].float().cpu().tolist()) for task in manifest.tasks}
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -166,8 +166,9 @@ class Ensemble:
                 continue
             with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
                 tokens_BLD = one.network.encode(clips_BCTHW)
+            raw = one.network.answer([task.value for task in own], tokens_BLD.float(), indices_BT)
             for task in own:
-                answers[task].append(one.network.branch(task.value, tokens_BLD.float(), indices_BT))
+                answers[task].append(raw[task.value])
         # Only here does the host wait for the device.
         return {task: [member.cpu().tolist() for member in members] for task, members in answers.items()}
 
