@@ -239,7 +239,9 @@ _OUR_VIDEOMAE = re.compile(
     rf"{OUR_BLOCK.pattern}|encoder\.(patch_embed|norm)\.(weight|bias)"
     r"|encoder_to_decoder\.weight|mask_token|decoder\.(norm|head)\.(weight|bias)"
 )
-_OUR_TASKS = re.compile(r"(branches\.\w+\.)?(stf|head)\..+")  # the module that they are loaded into knows them all
+_OUR_TASKS = re.compile(
+    r"(branches\.\w+\.|fusion\.)?(stf|head)\..+"
+)  # the module that they are loaded into knows them all
 
 
 def _known(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

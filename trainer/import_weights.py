@@ -4,11 +4,12 @@ What the weights do not say themselves goes into the file's metadata: whose they
 of their LayerNorms, and how the pixels were normalised that they saw. `read_info` gives it back.
 """
 
-import json
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from model.bundle import Sha256, sha256_of
 from model.checkpoint import read_checkpoint
+from model.clip.spec import ClipSpec
 from model.errors import WeightsError
 from model.hugging_face import BiasNames
-from model.net.stf import Layout
+from model.net.echo_vision import NetConfig
+from model.net.mae import DecoderConfig
 from model.tasks import Task
 from model.weights import Family, Imported, echo_vision_branch, import_state, shape_of, to_hugging_face
 from trainer.errors import DataError, UsageError
@@ -28,17 +31,17 @@ from trainer.errors import DataError, UsageError
 Normalisation = Literal["imagenet", "unit"]
 """Of pixels in 0..1: ImageNet's mean and standard deviation, or none."""
 
-Triple = tuple[float, float, float]
-_MEAN_STD: Mapping[Normalisation, tuple[Triple, Triple]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+_CLIPS: Mapping[Normalisation, ClipSpec] = {
+    "imagenet": ClipSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "unit": ClipSpec(),
 }
 _LICENCES = {
     Family.OFFICIAL: "VideoMAE (MCG-NJU): CC BY-NC 4.0, not for commercial use",
     Family.HUGGING_FACE: "not stated in the file; MCG-NJU's on the hub: CC BY-NC 4.0, not for commercial use",
     Family.ECHO_VISION: "Echo-Vision-FM: none stated; it began with VideoMAE's weights, which are CC BY-NC 4.0",
 }
-_KEY = "echo_weights"  # of the safetensors metadata, whose values are text
+_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}  # of VideoMAE's four sizes, by width
+_KEY = "config"  # of the safetensors metadata, where a run has its configuration
 
 
 class WeightsInfo(BaseModel):
@@ -46,8 +49,8 @@ class WeightsInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Literal[1] = 1
-    """Version of this description."""
+    kind: Literal["import"] = "import"
+    """What the file is; a run's says `pretrain` or `finetune`."""
     family: Family
     """Where the weights come from."""
     source: str
@@ -56,71 +59,28 @@ class WeightsInfo(BaseModel):
     """Its digest; None of a folder."""
     licence: str
     """What is known of their licence."""
-    dim: int
-    """Width of the encoder."""
-    depth: int
-    """Blocks of the encoder."""
-    mlp_dim: int
-    """Hidden width of a block's MLP."""
-    patch: int
-    """Height and width of a token, pixels."""
-    tubelet: int
-    """Frames of a token."""
-    final_norm: bool
-    """A LayerNorm ends the encoder."""
-    eps: float
-    """Of the LayerNorms of all blocks."""
-    decoder_dim: int | None
-    """Width of the decoder; None, with what follows: there is none."""
-    decoder_depth: int | None
-    """Blocks of the decoder."""
-    decoder_mlp_dim: int | None
-    """Hidden width of a decoder block's MLP."""
-    decoder_norm_eps: float | None
-    """Of the LayerNorm that ends the decoder."""
-    stf_layout: Layout | None
-    """Layout that pool and head of a task were trained with; None: the file has none."""
+    net: NetConfig
+    """Architecture that they fill; of an encoder alone, pool and head mean nothing."""
+    decoder: DecoderConfig | None
+    """Decoder of the pre-training; None: there is none."""
+    clip: ClipSpec
+    """Recipe of the clips that they were trained on."""
     task: Task | None
     """Task of `branches.*`; None: the file has none."""
-    mean: Triple
-    """Subtracted from the pixels (0..1) that the weights were trained on."""
-    std: Triple
-    """Divided the pixels afterwards."""
 
-    @classmethod
-    def of(cls, imported: Imported, file: Path, task: Task | None, normalisation: Normalisation | None) -> Self:
-        """Return the description of a checkpoint.
 
-        Raises:
-            WeightsError: a key that tells the architecture is missing.
-        """
-        shape = shape_of(imported.state)
-        is_official = imported.family is Family.OFFICIAL
-        eps = 1e-6 if is_official else 1e-12
-        decoder_norm_eps = 1e-6 if is_official else 1e-5  # transformers leaves torch's default there
-        has_branch = any(key.startswith(("stf.", "head.")) for key in imported.state)
-        mean, std = _MEAN_STD[normalisation or _normalisation(imported)]
-        return cls(
-            family=imported.family,
-            source=file.name,
-            source_sha256=None if file.is_dir() else sha256_of(file),
-            licence=_LICENCES[imported.family],
-            dim=shape.dim,
-            depth=shape.depth,
-            mlp_dim=shape.mlp_dim,
-            patch=shape.patch,
-            tubelet=shape.tubelet,
-            final_norm=shape.final_norm,
-            eps=eps,
-            decoder_dim=shape.decoder_dim,
-            decoder_depth=shape.decoder_depth,
-            decoder_mlp_dim=shape.decoder_mlp_dim,
-            decoder_norm_eps=None if shape.decoder_depth is None else decoder_norm_eps,
-            stf_layout="released" if has_branch else None,
-            task=task,
-            mean=mean,
-            std=std,
-        )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Geometry:
+    """What weights cannot say of themselves; None: what the family usually has."""
+
+    heads: int | None = None
+    """Attention heads of a block, in VideoMAE's four sizes known by their width."""
+    frames: int | None = None
+    """Frames of a clip, usually 16."""
+    size: int | None = None
+    """Height and width of a clip, usually 224 pixels."""
+    normalisation: Normalisation | None = None
+    """Of the pixels; else as `_normalisation` judges."""
 
 
 def convert(
@@ -130,7 +90,7 @@ def convert(
     to_hf: bool = False,
     bias_names: BiasNames = "new",
     task: Task | None = None,
-    normalisation: Normalisation | None = None,
+    geometry: Geometry | None = None,
 ) -> None:
     """Write a checkpoint to `out` as safetensors, in our names or in transformers'; nothing is ever overwritten.
 
@@ -140,14 +100,14 @@ def convert(
         to_hf: the names are those of transformers' VideoMAEForPreTraining.
         bias_names: of which transformers.
         task: of a fine-tuned Echo-Vision-FM: its pool and head become the branch of this task.
-        normalisation: of the pixels that the weights saw, where it is other than their family's.
+        geometry: what the weights cannot say, where it is other than their family's.
 
     Raises:
         UsageError: the call contradicts itself, or `out` is there.
         DataError: the file is no checkpoint that can be imported.
     """
-    if to_hf and (task is not None or normalisation is not None):
-        raise UsageError("--to-hf: transformers' file has no place for a task or a normalisation: leave them out")
+    if to_hf and (task is not None or geometry is not None):
+        raise UsageError("--to-hf: transformers' file has no place for a task or a geometry: leave them out")
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: exists: choose another name or remove it")
     if not out.parent.is_dir():
@@ -161,7 +121,7 @@ def convert(
             raise UsageError(f"{file}: is in our names already: use it as it is, or export it by --to-hf")
         else:
             state = imported.state if task is None else _with_branch(imported, task)
-            info = WeightsInfo.of(imported, file, task, normalisation)
+            info = _describe(imported, file, task, geometry or Geometry())
             metadata = {_KEY: info.model_dump_json(), "format": "pt"}
     except WeightsError as error:
         message = str(error)
@@ -180,12 +140,77 @@ def read_info(file: Path) -> WeightsInfo | None:
             metadata = opened.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: no safetensors file ({error}): import it by trainer import-weights") from error
-    if _KEY not in metadata:
+    if '"kind":"import"' not in metadata.get(_KEY, ""):
         return None
     try:
-        return WeightsInfo.model_validate(json.loads(metadata[_KEY]))
-    except (ValueError, ValidationError) as error:
+        return WeightsInfo.model_validate_json(metadata[_KEY])
+    except ValidationError as error:
         raise DataError(f"{file}: its description cannot be read: import it again with this version") from error
+
+
+def _describe(imported: Imported, file: Path, task: Task | None, geometry: Geometry) -> WeightsInfo:
+    """Return the description of a checkpoint.
+
+    Raises:
+        WeightsError: a key that tells the architecture is missing.
+        UsageError: the geometry does not fit the weights, or is needed.
+    """
+    state, shape = imported.state, shape_of(imported.state)
+    is_official = imported.family is Family.OFFICIAL
+    clip = _CLIPS[geometry.normalisation or _normalisation(imported)]
+    frames, size = geometry.frames or clip.num_frames, geometry.size or _size(state, shape.patch) or clip.size
+    branch: dict[str, object] = {}
+    if imported.family is Family.ECHO_VISION:
+        branch = {"stf_layout": "released", "pool": "stf" if "stf.joint_attention.V" in state else "max"}
+        if branch["pool"] == "stf":
+            branch["stf_attention_dim"] = len(state["stf.joint_attention.V"])
+        layers = sorted(int(key.split(".")[1]) for key in state if re.fullmatch(r"head\.\d+\.running_mean", key))
+        branch["head_hidden"] = tuple(len(state[f"head.{layer}.running_mean"]) for layer in layers)
+    decoder = None
+    if shape.decoder_dim is not None:
+        decoder = DecoderConfig(
+            dim=shape.decoder_dim,
+            depth=shape.decoder_depth,
+            heads=max(1, shape.decoder_dim // 64),
+            mlp_dim=shape.decoder_mlp_dim,
+            norm_eps=1e-6 if is_official else 1e-5,
+        )
+    try:
+        net = NetConfig.model_validate(
+            {
+                "frames": frames,
+                "size": size,
+                "tubelet": shape.tubelet,
+                "patch": shape.patch,
+                "dim": shape.dim,
+                "depth": shape.depth,
+                "heads": geometry.heads or _HEADS.get(shape.dim, 0),
+                "mlp_dim": shape.mlp_dim,
+                "eps": 1e-6 if is_official else 1e-12,
+                "final_norm": shape.final_norm,
+                **branch,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = ".".join(map(str, first["loc"])) or "geometry"
+        raise UsageError(f"{file}: {what}: {first['msg']}: say it by --heads, --frames and --size") from error
+    return WeightsInfo(
+        family=imported.family,
+        source=file.name,
+        source_sha256=None if file.is_dir() else sha256_of(file),
+        licence=_LICENCES[imported.family],
+        net=net,
+        decoder=decoder,
+        clip=clip.model_copy(update={"num_frames": frames, "size": size}),
+        task=task,
+    )
+
+
+def _size(state: Mapping[str, Tensor], patch: int) -> int | None:
+    """Return the size of a clip that STF-Net's spatial convolution, which covers a whole frame, was made for."""
+    conv = state.get("stf.spatial_conv.weight")
+    return None if conv is None else int(conv.shape[-1]) * patch
 
 
 def _normalisation(imported: Imported) -> Normalisation:

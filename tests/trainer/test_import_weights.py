@@ -10,11 +10,14 @@ from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from model.net.echo_vision import EchoVision
-from model.tasks import Task
+from model.net.mae import MaskedAutoencoder
+from model.tasks import CATALOGUE, Task
 from model.weights import Family, import_state, load_strictly
 from tests.doubles import checkpoints
 from trainer.errors import DataError, UsageError
-from trainer.import_weights import convert, read_info
+from trainer.import_weights import Geometry, convert, read_info
+
+TINY = Geometry(heads=4, frames=8, size=32)
 
 UNIT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -59,7 +62,7 @@ def test_transformers_reads_back_what_it_saved_by_way_of_ours(
     network = theirs(use_mean_pooling=use_mean_pooling)
     network.save_pretrained(tmp_path / "theirs")
 
-    convert(tmp_path / "theirs", out)
+    convert(tmp_path / "theirs", out, geometry=TINY)
     (tmp_path / "back").mkdir()
     (tmp_path / "back" / "config.json").write_bytes((tmp_path / "theirs" / "config.json").read_bytes())
     convert(out, tmp_path / "back" / "model.safetensors", to_hf=True)
@@ -91,38 +94,46 @@ def test_transformers_reads_back_what_it_saved_by_way_of_ours(
 def test_the_description_says_what_the_weights_do_not(
     tmp_path: Path, out: Path, state: dict[str, Tensor], expected: tuple[Any, ...]
 ) -> None:
-    convert(saved(tmp_path, state), out)
+    convert(saved(tmp_path, state), out, geometry=TINY)
 
     info = read_info(out)
     assert info is not None
-    assert (info.family, info.eps, info.decoder_norm_eps, (info.mean, info.std)) == expected
+    norm_eps = info.decoder.norm_eps if info.decoder else None
+    assert (info.family, info.net.eps, norm_eps, (info.clip.mean, info.clip.std)) == expected
     assert "CC BY-NC 4.0" in info.licence
-    assert (info.dim, info.depth, info.mlp_dim, info.patch, info.tubelet) == (48, 3, 96, 8, 2)
 
 
-def test_the_depth_of_the_decoder_is_that_of_the_file(tmp_path: Path, out: Path) -> None:
-    convert(saved(tmp_path, checkpoints.hugging_face()), out)
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_an_imported_pre_training_fills_our_own(tmp_path: Path, out: Path, final_norm: bool) -> None:
+    convert(saved(tmp_path, checkpoints.hugging_face(final_norm=final_norm)), out, geometry=TINY)
 
     info = read_info(out)
     assert info is not None
-    assert (info.decoder_dim, info.decoder_depth, info.decoder_mlp_dim) == (24, 2, 64)
+    assert info.decoder is not None
+    load_strictly(MaskedAutoencoder(info.net, info.decoder), load_file(out))
+    assert (info.decoder.depth, info.net.final_norm) == (2, final_norm)
 
 
 def test_a_normalisation_that_the_form_does_not_tell_can_be_said(tmp_path: Path, out: Path) -> None:
-    convert(saved(tmp_path, checkpoints.hugging_face()), out, normalisation="unit")
+    file = saved(tmp_path, checkpoints.hugging_face())
+
+    convert(file, out, geometry=Geometry(heads=4, frames=8, size=32, normalisation="unit"))
 
     info = read_info(out)
     assert info is not None
-    assert (info.mean, info.std) == UNIT
+    assert (info.clip.mean, info.clip.std) == UNIT
 
 
-def test_a_fine_tuned_network_comes_in_whole_for_its_task(tmp_path: Path, out: Path) -> None:
-    convert(saved(tmp_path, checkpoints.echo_vision(Task.LVEF_REDUCED)), out, task=Task.LVEF_REDUCED)
+@pytest.mark.parametrize("task", [Task.LVEF, Task.LVEF_REDUCED, Task.AORTIC_STENOSIS])
+def test_a_fine_tuned_network_comes_in_whole_for_its_task(tmp_path: Path, out: Path, task: Task) -> None:
+    file = saved(tmp_path, checkpoints.echo_vision(task))
 
-    load_strictly(EchoVision(checkpoints.echo_net(), {"lvef_reduced": 1}), load_file(out))
+    convert(file, out, task=task, geometry=Geometry(heads=4, frames=8))
+
     info = read_info(out)
     assert info is not None
-    assert (info.stf_layout, info.task) == ("released", Task.LVEF_REDUCED)
+    assert (info.net.stf_layout, info.net.size, info.task) == ("released", 32, task)
+    load_strictly(EchoVision(info.net, {task.value: CATALOGUE[task].num_outputs}), load_file(out))
 
 
 def test_old_bias_names_are_written_for_old_transformers(tmp_path: Path, out: Path) -> None:
@@ -160,6 +171,7 @@ def _not_finite() -> dict[str, Tensor]:
         (_not_finite(), {}, DataError, r"theirs\.pth: not finite: \['mask_token'\]"),
         (checkpoints.hugging_face(), {"task": Task.LVEF}, DataError, "has no head of a task"),
         (checkpoints.hugging_face(), {"task": Task.LVEF, "to_hf": True}, UsageError, "--to-hf"),
+        (checkpoints.hugging_face(), {}, UsageError, r"theirs\.pth: heads: .*: say it by --heads"),
         (import_state(checkpoints.hugging_face()).state, {}, UsageError, "in our names already"),
     ],
 )
