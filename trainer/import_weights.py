@@ -167,7 +167,7 @@ def _describe(imported: Imported, file: Path, task: Task | None, geometry: Geome
         layers = sorted(int(key.split(".")[1]) for key in state if re.fullmatch(r"head\.\d+\.running_mean", key))
         branch["head_hidden"] = tuple(len(state[f"head.{layer}.running_mean"]) for layer in layers)
     decoder = None
-    if shape.decoder_dim is not None:
+    if shape.decoder_dim and shape.decoder_depth and shape.decoder_mlp_dim:
         decoder = DecoderConfig(
             dim=shape.decoder_dim,
             depth=shape.decoder_depth,
