@@ -7,6 +7,7 @@ With one task it is the paper's network; with several they share one pass of the
 from collections.abc import Iterable, Mapping
 from typing import Literal, Self, cast
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -141,7 +142,7 @@ class SharedBranch(nn.Module):
         self.head = _head(config, outputs)
 
 
-def _head(config: NetConfig, outputs: int) -> nn.Module:
+def _head(config: NetConfig, outputs: int) -> nn.Sequential:
     features = 2 * config.dim if config.pool == "stf" else config.dim
     return MlpHead(features, outputs, config.head_hidden) if config.head == "mlp" else LinearHead(features, outputs)
 
@@ -171,21 +172,36 @@ class EchoVision(nn.Module):
         tokens: Tensor = self.encoder(clip_BCTHW)
         return tokens
 
-    def answer(self, names: Iterable[str], tokens_BLD: Tensor, indices_BT: Tensor) -> dict[str, Tensor]:
-        """Return the named tasks' raw outputs, (B, K) each; a shared fusion runs once."""
-        if self.config.share == "encoder":
-            return {name: self.branches[name](tokens_BLD, indices_BT) for name in names}
-        fused_BF = self.fusion(tokens_BLD, indices_BT)
-        return {name: cast(SharedBranch, self.branches[name]).head(fused_BF) for name in names}
+    def answer(
+        self, names: Iterable[str], tokens_BLD: Tensor, indices_BT: Tensor, rows: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the named tasks' raw outputs, (B, K) each; a shared fusion runs once.
 
-    def forward(self, clip_BCTHW: Tensor, indices_BT: Tensor) -> dict[str, Tensor]:
-        """Return every task's raw outputs, (B, K) each, from one pass of the encoder.
+        Args:
+            names: of the tasks.
+            tokens_BLD: of `encode`.
+            indices_BT: the frames of the loop that each clip was made of.
+            rows: task -> the clips that it looks at (in training: those that have a label); None: all.
+        """
+        wanted = {name: slice(None) if rows is None else rows[name] for name in names}
+        if self.config.share == "encoder":
+            return {name: self.branches[name](tokens_BLD[of], indices_BT[of]) for name, of in wanted.items()}
+        fused_BF = self.fusion(tokens_BLD, indices_BT)
+        return {name: cast(SharedBranch, self.branches[name]).head(fused_BF[of]) for name, of in wanted.items()}
+
+    def forward(
+        self, clip_BCTHW: Tensor, indices_BT: Tensor, rows: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the tasks' raw outputs, (B, K) each, from one pass of the encoder; poolings and heads are float32.
 
         Args:
             clip_BCTHW: as the recipe of the weights normalises it.
             indices_BT: the frames of the loop that the clip was made of.
+            rows: as in `answer`; only its tasks are asked.
         """
-        return self.answer(self.branches, self.encode(clip_BCTHW), indices_BT)
+        tokens_BLD = self.encode(clip_BCTHW)
+        with torch.autocast(tokens_BLD.device.type, enabled=False):
+            return self.answer(self.branches if rows is None else rows, tokens_BLD.float(), indices_BT, rows)
 
 
 def make_encoder(config: NetConfig, *, drop_path: float = 0.0) -> Encoder:
