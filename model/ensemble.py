@@ -22,6 +22,7 @@ from model import bundle
 from model.bundle import Bundle, Closed, Sha256
 from model.clip.spec import ClipSpec, frame_indices
 from model.errors import BundleError
+from model.precision import Precision
 from model.prediction import EnsembleInfo, LoopOutputs, decode
 from model.tasks import CATALOGUE, LOOP_TASKS, STUDY_TASKS, Task, View
 
@@ -32,9 +33,6 @@ CURRENT = "current"
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The ensemble that the package brings; `python -m trainer.readout` makes it."""
-
-Precision = Literal["fp32", "bf16"]
-"""Arithmetic of the encoder; heads are float32 always."""
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """One plain path component: no separator, no leading dot, so that a manifest cannot name a file elsewhere."""

@@ -8,21 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from model.bundle import Closed, first_mistake
 from model.clip.spec import ClipSpec
 from model.net.echo_vision import NetConfig
 from model.net.mae import DecoderConfig
+from model.precision import WantedPrecision
 from model.tasks import Task
 from trainer.errors import UsageError
-
-Precision = Literal["auto", "fp32", "bf16"]
-
-
-class Closed(BaseModel):
-    """A part of a configuration: unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class OptimiserConfig(Closed):
@@ -78,12 +72,12 @@ class Recipe(Closed):
     """Share of the training subjects that is used, chosen by the seed."""
     flip: bool = True
     """Clips are flipped left to right and upside down, each with probability one half (paper 4.2)."""
-    precision: Precision = "auto"
+    precision: WantedPrecision = "auto"
     """Arithmetic of the encoder: auto is bf16 on a GPU that has it, else fp32."""
     compile: bool = False
     """The network goes through torch.compile: pays on GPUs and in long runs."""
     grad_checkpointing: bool = False
-    """The encoder's activations are computed twice instead of kept: less memory, a third more time."""
+    """The encoder's activations are computed twice instead of kept: less memory, more time."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Share of samples that skip the encoder's last block; it rises from 0 at the first."""
     workers: int = Field(default=0, ge=0)
@@ -205,14 +199,7 @@ def resolve(model: type[_Config], preset: str, settings: Sequence[str], override
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UsageError(first_mistake(error)) from error
-
-
-def first_mistake(error: ValidationError) -> str:
-    """Return the first mistake of a configuration: its key and what is wrong."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "configuration"
-    return f"{where}: {first['msg']}"
+        raise UsageError(("" if error.errors()[0]["loc"] else "configuration: ") + first_mistake(error)) from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

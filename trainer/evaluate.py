@@ -9,21 +9,21 @@ plots/           pictures
 import csv
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.tasks import CATALOGUE, Kind, Task
 from trainer import plots
-from trainer.data.cohort import Cohort, Split
-from trainer.data.store import ClipStore, open_stores
+from trainer.data.cohort import Cohort
+from trainer.data.manifest import Split
+from trainer.data.store import ClipStore, dataset_names, open_stores
 from trainer.errors import TrainerError, UsageError
+from trainer.files import replacing
 from trainer.metrics import RESAMPLES
 from trainer.predict import Progress, answer, labelled_cohort, no_progress
 from trainer.run import FinishedRun, open_finished
-from trainer.scores import Answers, Block, block, class_names, collect, dataset_names
+from trainer.scores import Answers, Block, block, class_names, collect
 from trainer.tables import page
 
 log = logging.getLogger(__name__)
@@ -154,21 +154,11 @@ def write_json(file: Path, document: Block) -> None:
         TrainerError: the disk does not take it.
     """
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    temporary = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise TrainerError(f"{file}: {error.strerror}: make room and evaluate again") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _provenance(run: FinishedRun, stores: Sequence[ClipStore]) -> Block:

@@ -3,7 +3,6 @@
 Legend: B clips, T frames, C = 3 RGB, S side of a clip, K tasks.
 """
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +22,8 @@ from trainer.data.loader import Batch, Clips
 from trainer.data.store import open_stores
 from trainer.encoder_weights import load_encoder
 from trainer.errors import UsageError
-from trainer.fit import Lesson, Parts, fit, make_accelerator
-from trainer.run import PLOTS, RunFolder, provenance_of
-
-log = logging.getLogger(__name__)
+from trainer.fit import Lesson, Parts, begin, fit, make_accelerator
+from trainer.run import PLOTS
 
 
 def finetune(
@@ -56,25 +53,16 @@ def finetune(
     if config.linear_probe:
         network.encoder.requires_grad_(False)
     lesson_train = _clips(train, config, flip=config.flip)
-    means = _target_means(lesson_train, config.tasks)
     if config.head_bias_from_data:
-        _start_heads(network, means)
-    run = RunFolder(out)
-    if accelerator.is_main_process:
-        provenance = provenance_of(config, train, config.tasks, command)
-        run = (RunFolder.reopen if resume else RunFolder.create)(out, config, provenance)
-        log.info("%d samples of %d subjects, %d for validation", len(train.entries), train.num_subjects,
-                 len(val.entries))  # fmt: skip
-    accelerator.wait_for_everyone()
+        _start_heads(network, _target_means(lesson_train, config.tasks))
+    run = begin(out, config, train, val, accelerator, tasks=config.tasks, resume=resume, command=command)
     scales = _scales(lesson_train, config.tasks)
     lesson = Lesson(
         network=network,
         parts=lambda module, batch: _parts(module, batch, config, scales),
         num_parts=len(config.tasks),
         train=lesson_train,
-        train_cohort=train,
         val=_clips(val, config, flip=False),
-        may_miss_parts=len(config.tasks) > 1,
     )
     fit(lesson, config, run, accelerator, resume=resume,
         on_epoch=lambda: plots.loss_curves(out, out / PLOTS / "loss.png"))  # fmt: skip
@@ -98,11 +86,8 @@ def _parts(network: nn.Module, batch: Batch, config: FinetuneConfig, scales: dic
     has_label_BK = ~batch.targets_BK.isnan()
     # In training a batch norm needs two samples: a task with one waits for another batch.
     fewest = 2 if network.training else 1
-    rows = {
-        task: torch.nonzero(has_label_BK[:, place]).squeeze(1)
-        for place, task in enumerate(config.tasks)
-        if int(has_label_BK[:, place].sum()) >= fewest
-    }
+    labelled_rows = [torch.nonzero(has_label_B).squeeze(1) for has_label_B in has_label_BK.T]
+    rows = {task: of for task, of in zip(config.tasks, labelled_rows, strict=True) if len(of) >= fewest}
     answers = network(clip_BCTSS, batch.indices_BT, {task.value: of for task, of in rows.items()})
     parts = {}
     for place, task in enumerate(config.tasks):
@@ -127,8 +112,7 @@ def _target_means(clips: Clips, tasks: Sequence[Task]) -> dict[Task, Tensor]:
     """Return the raw output that fits best without looking: the mean, or the logits of the classes' shares."""
     means = {}
     for place, task in enumerate(tasks):
-        known = clips.targets_NK[:, place]
-        known = known[~known.isnan()]
+        known = _known(clips, place)
         kind = CATALOGUE[task].kind
         if kind is Kind.REGRESSION:
             means[task] = known.mean()[None]
@@ -140,12 +124,17 @@ def _target_means(clips: Clips, tasks: Sequence[Task]) -> dict[Task, Tensor]:
     return means
 
 
+def _known(clips: Clips, place: int) -> Tensor:
+    """Return the targets of the samples that speak for a task."""
+    values_N = clips.targets_NK[:, place]
+    return values_N[~values_N.isnan()]
+
+
 def _scales(clips: Clips, tasks: Sequence[Task]) -> dict[Task, float]:
     """Return what each task's loss is divided by: a regression's variance, so that tasks on one encoder weigh alike."""
     scales = {}
     for place, task in enumerate(tasks):
-        known = clips.targets_NK[:, place]
-        known = known[~known.isnan()]
+        known = _known(clips, place)
         is_regression = CATALOGUE[task].kind is Kind.REGRESSION and len(known) > 1
         scales[task] = max(float(known.var()), 1e-6) if is_regression else 1.0
     return scales

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,12 +18,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from model.precision import choose_precision
+from model.tasks import Task
 from trainer.config import FinetuneConfig, PretrainConfig
 from trainer.data.cohort import Cohort
 from trainer.data.loader import Batch, Clips, Plan, all_batches, training_batches
 from trainer.errors import RunError
 from trainer.optim import clip_gradient, make_optimiser, set_learning_rate
-from trainer.run import Best, RunFolder
+from trainer.run import Best, RunFolder, provenance_of
 from trainer.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -43,20 +46,46 @@ class Lesson:
     num_parts: int
     """Parts there are."""
     train: Clips
-    train_cohort: Cohort
     val: Clips
-    may_miss_parts: bool
-    """A batch may hold no sample for a part, so that some weights get no gradient."""
 
 
 def make_accelerator(*, may_miss_parts: bool = False) -> Accelerator:
-    """Return the processes and the device of this run; `accelerate launch` decides how many there are."""
+    """Return the processes and the device of this run; `accelerate launch` decides how many there are.
+
+    Args:
+        may_miss_parts: a batch may hold no sample for a part of the loss, so that some weights get no gradient.
+    """
     # Precision is the configuration's, not the launcher's: a run means the same however it is started.
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=may_miss_parts)],
     )
+
+
+def begin(
+    out: Path,
+    config: PretrainConfig | FinetuneConfig,
+    train: Cohort,
+    val: Cohort,
+    accelerator: Accelerator,
+    *,
+    tasks: tuple[Task, ...],
+    resume: bool,
+    command: tuple[str, ...],
+) -> RunFolder:
+    """Return the folder of a run, made or checked by the main process before any other goes on.
+
+    Raises:
+        UsageError: there is a run already, or the one to resume was started otherwise.
+        RunError: there is none to resume.
+    """
+    if accelerator.is_main_process:
+        provenance = provenance_of(config, train, tasks, command)
+        (RunFolder.reopen if resume else RunFolder.create)(out, config, provenance)
+        log.info("%d clips of %d subjects, %d for validation", len(train.entries), train.num_subjects, len(val.entries))
+    accelerator.wait_for_everyone()
+    return RunFolder(out)
 
 
 def fit(
@@ -159,10 +188,8 @@ def validate(
 
 def autocast(device: torch.device, config: PretrainConfig | FinetuneConfig) -> torch.autocast:
     """Return the arithmetic of the configuration: bf16 matrix products, or float32."""
-    wanted = config.precision
-    if wanted == "auto":
-        wanted = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted == "bf16")
+    is_bf16 = choose_precision(device.type, config.precision) == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16)
 
 
 def _step(
@@ -192,7 +219,7 @@ def _step(
     value = float(accelerator.reduce(total, reduction="mean"))
     norm = clip_gradient(lesson.network.parameters(), config.optimiser.clip_norm)
     if not (math.isfinite(value) and math.isfinite(norm)):
-        keys = ", ".join(lesson.train_cohort.entries[number].sample.key for _, number in seen)
+        keys = ", ".join(lesson.train.cohort.entries[number].sample.key for _, number in seen)
         raise RunError(
             f"step {step + 1}: the loss is not finite in the batch of {keys}: look at these, or lower"
             " optimiser.peak_lr; the last checkpoint and the best weights stay"

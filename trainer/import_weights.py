@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.bundle import Sha256, sha256_of
+from model.bundle import Closed, Sha256, sha256_of
 from model.checkpoint import read_checkpoint
 from model.clip.spec import ClipSpec
 from model.errors import WeightsError
@@ -44,10 +44,8 @@ _HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}  # of VideoMAE's four sizes, by w
 _KEY = "config"  # of the safetensors metadata, where a run has its configuration
 
 
-class WeightsInfo(BaseModel):
+class WeightsInfo(Closed):
     """What a file of imported weights says of itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["import"] = "import"
     """What the file is; a run's says `pretrain` or `finetune`."""

@@ -1,4 +1,4 @@
-"""What a network, or a published ensemble, says about the samples of a split, in an order that the keys alone decide.
+"""What a network says about the samples of a split, in an order that the keys alone decide.
 
 Legend: B clips, T frames, C = 3 RGB, S side of a clip.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from model.bundle import exact
 from model.clip.spec import ClipSpec
 from model.clip.transform import normalise
-from model.ensemble import Ensemble
 from model.net.echo_vision import EchoVision
 from model.prediction import LoopOutputs, decode
-from model.tasks import STUDY_TASKS, Task
-from trainer.data.cohort import Cohort, Entry, Split, labelled, target
+from model.tasks import Task
+from trainer.data.cohort import Cohort, Entry, labelled, target
 from trainer.data.loader import Clips, all_batches
+from trainer.data.manifest import Split
 from trainer.data.store import ClipStore
 from trainer.errors import DataError, RunError
 
@@ -116,31 +116,6 @@ def answer(
             raw = {Task(name): rows.float().cpu().tolist() for name, rows in network(clips_BCTSS, indices_BT).items()}
         for place, entry in enumerate(entries):
             outputs = {task: [decode(task, rows[place])] for task, rows in raw.items()}
-            answers.append(_checked(Answer(entry=entry, outputs=outputs)))
-        progress(len(answers), len(cohort.entries))
-    return answers
-
-
-def answer_as_ensemble(
-    ensemble: Ensemble, cohort: Cohort, *, batch: int = 8, progress: Progress = no_progress
-) -> list[Answer]:
-    """Return what every member of a published ensemble says about each sample, on the ensemble's own device.
-
-    A stack goes the way of a study, everything else that of a loop.
-
-    Raises:
-        RunError: a number is not finite.
-    """
-    answers: list[Answer] = []
-    has_study_tasks = any(task in ensemble.tasks for task in STUDY_TASKS)
-    for entries, clips_BCTSS, indices_BT in _clips(cohort, ensemble.spec, batch, torch.device("cpu"), 0):
-        loops = [place for place, entry in enumerate(entries) if entry.sample.kind != "stack"]
-        of_loops = iter(ensemble.predict_loops(clips_BCTSS[loops], indices_BT[loops]))
-        for place, entry in enumerate(entries):
-            if entry.sample.kind != "stack":
-                outputs = next(of_loops)
-            else:
-                outputs = ensemble.predict_study(clips_BCTSS[place], indices_BT[place]) if has_study_tasks else {}
             answers.append(_checked(Answer(entry=entry, outputs=outputs)))
         progress(len(answers), len(cohort.entries))
     return answers

@@ -3,7 +3,6 @@
 Legend: B clips, T frames, C = 3 RGB, S side of a clip, L tokens, M masked tokens, P pixels of a cube.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +18,9 @@ from trainer.data.loader import Batch, Clips, all_batches
 from trainer.data.store import open_stores
 from trainer.encoder_weights import load_whole
 from trainer.errors import DataError, UsageError
-from trainer.fit import Lesson, Parts, fit, make_accelerator
+from trainer.fit import Lesson, Parts, begin, fit, make_accelerator
 from trainer.masking import draw_masks, num_hidden
-from trainer.run import PLOTS, RunFolder, provenance_of
-
-log = logging.getLogger(__name__)
+from trainer.run import PLOTS
 
 _MASKS = 2  # salt of the masks' random numbers; the flips have another
 _SHOWN = 4  # clips in the picture of reconstructions
@@ -53,20 +50,13 @@ def pretrain(
     network.encoder.is_checkpointed = config.grad_checkpointing
     if config.init:
         load_whole(network, Path(config.init), config.net, config.clip)
-    run = RunFolder(out)
-    if accelerator.is_main_process:
-        provenance = provenance_of(config, train, (), command)
-        run = (RunFolder.reopen if resume else RunFolder.create)(out, config, provenance)
-        log.info("%d loops of %d subjects, %d for validation", len(train.entries), train.num_subjects, len(val.entries))
-    accelerator.wait_for_everyone()
+    run = begin(out, config, train, val, accelerator, tasks=(), resume=resume, command=command)
     lesson = Lesson(
         network=network,
         parts=lambda module, batch: _parts(module, batch, config),
         num_parts=1,
         train=_clips(train, config, flip=config.flip),
-        train_cohort=train,
         val=_clips(val, config, flip=False),
-        may_miss_parts=False,
     )
 
     def draw() -> None:

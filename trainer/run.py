@@ -11,7 +11,6 @@ plots/               pictures of it
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,14 +25,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.bundle import Sha256, sha256_of
+from model.bundle import Closed, Sha256, first_mistake, sha256_of
 from model.errors import WeightsError
 from model.net.echo_vision import EchoVision
 from model.tasks import CATALOGUE, Task, View
 from model.weights import load_strictly
-from trainer.config import Closed, FinetuneConfig, PretrainConfig, first_mistake
+from trainer.config import FinetuneConfig, PretrainConfig
 from trainer.data.cohort import Cohort
+from trainer.data.store import dataset_names
 from trainer.errors import RunError, UsageError
+from trainer.files import replacing
 
 CONFIG = "config.json"
 PROVENANCE = "run.json"
@@ -194,17 +195,13 @@ def provenance_of(
 ) -> Provenance:
     """Return where a run that begins now comes from."""
     start = config.init if isinstance(config, PretrainConfig) else config.encoder
-    data: dict[str, str] = {}
-    for number, store in enumerate(cohort.stores):
-        name = store.info.dataset
-        data[name if name not in data else f"{name}-{number + 1}"] = store.digest
     return Provenance(
         status="running",
         code_version=version("echo-ai-node"),
         git_revision=_git_revision(),
         seed=config.seed,
         command=command,
-        data=data,
+        data={name: store.digest for name, store in zip(dataset_names(cohort.stores), cohort.stores, strict=True)},
         start_sha256=sha256_of(weights_file(Path(start))) if start else None,
         num_samples=len(cohort.entries),
         num_subjects=cohort.num_subjects,
@@ -299,19 +296,11 @@ def _replace(file: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: the disk does not take it.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    os.close(descriptor)
-    temporary = Path(name)
     try:
-        write(temporary)
-        temporary.chmod(0o644)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            write(temporary)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors say a full disk their own way
         raise _disk(file, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _disk(file: Path, error: Exception) -> RunError:

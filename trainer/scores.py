@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from model.tasks import CATALOGUE, Kind, Scope, Task
 from trainer import metrics
 from trainer.data.cohort import target
-from trainer.data.store import ClipStore
 from trainer.metrics import Array, Figures, Rows
 from trainer.predict import Answer
 
@@ -74,15 +73,6 @@ class Answers:
             truth_N=self.truth_N[places],
             said_NK=self.said_NK[places],
         )
-
-
-def dataset_names(stores: Sequence[ClipStore]) -> list[str]:
-    """Return a name for each store, distinct, in their order; as a run names what it was trained on."""
-    names: list[str] = []
-    for number, store in enumerate(stores):
-        name = store.info.dataset
-        names.append(f"{name}-{number + 1}" if name in names else name)
-    return names
 
 
 def collect(

@@ -6,7 +6,6 @@ Legend: B loops, T clip frames, S side of the clip in pixels, 3 = RGB.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import structlog
 import torch
@@ -15,12 +14,11 @@ from model.clip.loop import Clip
 from model.clip.spec import ClipSpec
 from model.ensemble import Ensemble, fingerprint
 from model.errors import BundleError
+from model.precision import WantedPrecision, choose_precision
 from model.prediction import EnsembleInfo, LoopOutputs
 from worker.errors import NoEnsemble
 
 log = structlog.get_logger(__name__)
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +83,7 @@ class CurrentEngine:
         return self._engine
 
 
-def load_engine(path: Path, *, device: str = "auto", precision: Precision = "auto") -> Engine:
+def load_engine(path: Path, *, device: str = "auto", precision: WantedPrecision = "auto") -> Engine:
     """Return the ensemble of `path` on its device; its reference outputs were reproduced.
 
     Raises:
@@ -112,10 +110,3 @@ def choose_device(wanted: str) -> str:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise NoEnsemble(f"worker.device: {wanted}: PyTorch sees no GPU; use cpu or auto, or mend the driver")
     return wanted
-
-
-def choose_precision(device: str, wanted: Precision) -> Literal["fp32", "bf16"]:
-    """Return bf16 on a GPU that computes in it, else fp32, unless the configuration says which."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"

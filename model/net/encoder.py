@@ -49,23 +49,11 @@ class Encoder(nn.Module):
         """Training keeps only the blocks' inputs and computes them again for the gradient: less memory, more time."""
         self.grid = (frames // tubelet, size // patch, size // patch)
         length = self.grid[0] * self.grid[1] * self.grid[2]
-        norm = partial(nn.LayerNorm, eps=eps)
         self.patch_embed = TubeletEmbed(dim, tubelet=tubelet, patch=patch)
         # Fixed, so in no checkpoint.
         self.register_buffer("positions", sincos_table(length, dim), persistent=False)
-        self.blocks = nn.ModuleList(
-            EvaBlock(
-                dim,
-                heads,
-                qkv_bias=True,
-                qkv_fused=True,
-                mlp_ratio=mlp_dim / dim,
-                norm_layer=norm,
-                drop_path=drop_path * number / max(depth - 1, 1),
-            )
-            for number in range(depth)
-        )
-        self.norm = norm(dim) if final_norm else nn.Identity()
+        self.blocks = make_blocks(dim, depth, heads, mlp_dim, eps, drop_path=drop_path)
+        self.norm = nn.LayerNorm(dim, eps=eps) if final_norm else nn.Identity()
         self.apply(initialise)
 
     def forward(self, clip_BCTHW: Tensor, mask_BL: Tensor | None = None) -> Tensor:
@@ -90,6 +78,22 @@ class Encoder(nn.Module):
                 tokens_BLD = block(tokens_BLD)
         normed: Tensor = self.norm(tokens_BLD)
         return normed
+
+
+def make_blocks(dim: int, depth: int, heads: int, mlp_dim: int, eps: float, *, drop_path: float = 0.0) -> nn.ModuleList:
+    """Return VideoMAE's pre-norm blocks, with timm's random weights; drop path rises to `drop_path` at the last."""
+    return nn.ModuleList(
+        EvaBlock(
+            dim,
+            heads,
+            qkv_bias=True,
+            qkv_fused=True,
+            mlp_ratio=mlp_dim / dim,
+            norm_layer=partial(nn.LayerNorm, eps=eps),
+            drop_path=drop_path * number / max(depth - 1, 1),
+        )
+        for number in range(depth)
+    )
 
 
 def _visible(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:

@@ -5,15 +5,12 @@ P = tubelet x patch x patch x 3 pixels of a cube, in the order frame, row, colum
 Sources: VideoMAE (NeurIPS 2022) section 3; Echo-Vision-FM, Nat Commun 2025, sections 3.1 and 4.2.
 """
 
-from functools import partial
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from model.net.echo_vision import NetConfig, make_encoder
-from model.net.encoder import initialise
+from model.net.encoder import initialise, make_blocks
 from model.net.tubelet import sincos_table
 
 
@@ -40,17 +37,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, *, eps: float, outputs: int) -> None:
         """Make the decoder with random weights."""
         super().__init__()
-        self.blocks = nn.ModuleList(
-            EvaBlock(
-                config.dim,
-                config.heads,
-                qkv_bias=True,
-                qkv_fused=True,
-                mlp_ratio=config.mlp_dim / config.dim,
-                norm_layer=partial(nn.LayerNorm, eps=eps),
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = make_blocks(config.dim, config.depth, config.heads, config.mlp_dim, eps)
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.head = nn.Linear(config.dim, outputs)
         self.apply(initialise)

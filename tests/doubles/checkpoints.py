@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from model.net.echo_vision import EchoVision, NetConfig
 from model.tasks import CATALOGUE, Task
@@ -18,6 +19,36 @@ def echo_net(**changes: object) -> NetConfig:
     return NetConfig.model_validate(
         tiny | {"stf_attention_dim": 16, "head_hidden": (8, 4), "stf_layout": "released"} | changes
     )
+
+
+def video_mae(*, use_mean_pooling: bool, norm_pix_loss: bool = True) -> VideoMAEForPreTraining:
+    """Return transformers' own tiny VideoMAE, random; `disturbed` moves what starts at 0 or 1."""
+    torch.manual_seed(7)
+    config = VideoMAEConfig(
+        image_size=32,
+        patch_size=8,
+        num_frames=8,
+        tubelet_size=2,
+        hidden_size=48,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=4,
+        intermediate_size=96,
+        decoder_hidden_size=24,
+        decoder_num_hidden_layers=DECODER_DEPTH,
+        decoder_num_attention_heads=3,
+        decoder_intermediate_size=64,
+        use_mean_pooling=use_mean_pooling,
+        norm_pix_loss=norm_pix_loss,
+    )
+    return VideoMAEForPreTraining(config).eval()
+
+
+def disturbed(network: VideoMAEForPreTraining) -> VideoMAEForPreTraining:
+    """Return the network with no parameter at its start value of 0 or 1, where errors hide."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return network
 
 
 def hugging_face(

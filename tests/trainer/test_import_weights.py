@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import VideoMAEConfig, VideoMAEForPreTraining
+from transformers import VideoMAEForPreTraining
 
 from model.net.echo_vision import EchoVision
 from model.net.mae import MaskedAutoencoder
@@ -35,31 +35,11 @@ def saved(tmp_path: Path, state: dict[str, Tensor], name: str = "theirs.pth") ->
     return tmp_path / name
 
 
-def theirs(*, use_mean_pooling: bool) -> VideoMAEForPreTraining:
-    """Return a tiny random VideoMAE of transformers."""
-    torch.manual_seed(7)
-    config = VideoMAEConfig(
-        image_size=32,
-        patch_size=8,
-        num_frames=8,
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=96,
-        decoder_hidden_size=24,
-        decoder_num_hidden_layers=2,
-        decoder_num_attention_heads=3,
-        decoder_intermediate_size=64,
-        use_mean_pooling=use_mean_pooling,
-    )
-    return VideoMAEForPreTraining(config).eval()
-
-
 @pytest.mark.parametrize("use_mean_pooling", [True, False])
 def test_transformers_reads_back_what_it_saved_by_way_of_ours(
     tmp_path: Path, out: Path, use_mean_pooling: bool
 ) -> None:
-    network = theirs(use_mean_pooling=use_mean_pooling)
+    network = checkpoints.video_mae(use_mean_pooling=use_mean_pooling)
     network.save_pretrained(tmp_path / "theirs")
 
     convert(tmp_path / "theirs", out, geometry=TINY)

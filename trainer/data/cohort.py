@@ -3,17 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from model.prediction import encode_target
 from model.tasks import CATALOGUE, Grade, Kind, Scope, Task, View
-from trainer.data.manifest import Sample
+from trainer.data.manifest import Sample, Split
 from trainer.data.store import ClipStore
 from trainer.errors import DataError
-
-Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

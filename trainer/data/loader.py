@@ -116,7 +116,7 @@ class Clips(Dataset[Item]):
 
     def __init__(self, cohort: Cohort, targets: Targets, *, flip: bool, seed: int) -> None:
         """Keep what is to be read; flips are a function of seed, epoch and sample."""
-        self._cohort = cohort
+        self.cohort = cohort
         self.targets_NK = torch.tensor([list(targets(entry)) for entry in cohort.entries], dtype=torch.float32)
         """Raw targets of every sample, NaN where it does not speak for a task."""
         self._flip = flip
@@ -124,13 +124,13 @@ class Clips(Dataset[Item]):
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self._cohort.entries)
+        return len(self.cohort.entries)
 
     def __getitem__(self, place: tuple[int, int]) -> Item:
         """Return pixels (T, 3, S, S), frame indices (T,), targets (K,) and the place."""
         epoch, number = place
-        entry = self._cohort.entries[number]
-        pixels_TCSS = torch.from_numpy(self._cohort.stores[entry.store].read(entry.sample))
+        entry = self.cohort.entries[number]
+        pixels_TCSS = torch.from_numpy(self.cohort.stores[entry.store].read(entry.sample))
         if self._flip:
             across, down = np.random.default_rng([self._seed, _FLIPS, epoch, number]).random(2) < 0.5
             sides = [axis for axis, chosen in ((3, across), (2, down)) if chosen]

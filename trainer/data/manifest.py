@@ -1,21 +1,15 @@
 """What a clip store holds: its recipe, and one line a sample."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from model.bundle import Closed, Sha256
 from model.clip.spec import ClipSpec
 from model.tasks import Task, View
 
 Split = Literal["train", "val", "test"]
 Pixels = Literal["raw", "jpeg"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Closed(BaseModel):
-    """A line or file of a store: unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Sample(Closed):

@@ -2,7 +2,6 @@
 
     store.json       what it is; written last
     samples.jsonl    a line a sample, by key
-    skipped.csv      files that gave no sample, and why
     shards/00000.bin the stored frames of many samples, one behind the other
 
 Legend: T frames of a clip, N stored frames, C = 3 RGB, S side of a clip.
@@ -28,7 +27,6 @@ Frames = NDArray[np.uint8]
 
 INFO = "store.json"
 SAMPLES = "samples.jsonl"
-SKIPPED = "skipped.csv"
 SHARDS = "shards"
 JPEG_QUALITY = 92
 
@@ -113,6 +111,15 @@ def open_stores(paths: Sequence[Path], clip: ClipSpec) -> tuple[ClipStore, ...]:
                     f"{path}: was prepared with clip.{key} = {own}, the run wants {wanted}: prepare it again"
                 )
     return stores
+
+
+def dataset_names(stores: Sequence[ClipStore]) -> list[str]:
+    """Return a name for each store, distinct, in their order; as a run names what it was trained on."""
+    names: list[str] = []
+    for number, store in enumerate(stores):
+        name = store.info.dataset
+        names.append(f"{name}-{number + 1}" if name in names else name)
+    return names
 
 
 def shard_path(store: Path, number: int) -> Path:

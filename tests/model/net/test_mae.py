@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
 from model.net.echo_vision import EchoVision, NetConfig
 from model.net.mae import DecoderConfig, MaskedAutoencoder, cubes, reconstruction_loss, standardise, uncut
 from model.weights import import_state, load_strictly
+from tests.doubles.checkpoints import disturbed, video_mae
 
 TOKENS, HIDDEN = 64, 54
 DECODER = DecoderConfig(dim=24, depth=2, heads=3, mlp_dim=64)
@@ -17,31 +17,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def net(*, final_norm: bool = False) -> NetConfig:
     """Return the oracle's architecture."""
     return NetConfig(frames=8, size=32, patch=8, dim=48, depth=3, heads=4, mlp_dim=96, final_norm=final_norm)
-
-
-def oracle(*, use_mean_pooling: bool, norm_pix_loss: bool) -> VideoMAEForPreTraining:
-    """Return a tiny random VideoMAE in which no parameter is at its start value of 0 or 1."""
-    torch.manual_seed(7)
-    config = VideoMAEConfig(
-        image_size=32,
-        patch_size=8,
-        num_frames=8,
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=96,
-        decoder_hidden_size=24,
-        decoder_num_hidden_layers=2,
-        decoder_num_attention_heads=3,
-        decoder_intermediate_size=64,
-        use_mean_pooling=use_mean_pooling,
-        norm_pix_loss=norm_pix_loss,
-    )
-    network = VideoMAEForPreTraining(config).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return network
 
 
 @pytest.fixture
@@ -62,7 +37,7 @@ def mask() -> Tensor:
 def test_logits_and_loss_are_hugging_faces(
     clip: Tensor, mask: Tensor, use_mean_pooling: bool, norm_pix_loss: bool
 ) -> None:
-    theirs = oracle(use_mean_pooling=use_mean_pooling, norm_pix_loss=norm_pix_loss)
+    theirs = disturbed(video_mae(use_mean_pooling=use_mean_pooling, norm_pix_loss=norm_pix_loss))
     ours = MaskedAutoencoder(net(final_norm=not use_mean_pooling), DECODER).eval()
     load_strictly(ours, import_state(theirs.state_dict()).state)
     # Theirs takes what it is given for ImageNet-normalised and undoes that before it builds the targets.
