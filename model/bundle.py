@@ -183,7 +183,7 @@ def save(
                 reference=Reference(outputs=blank),
             )
         except ValidationError as error:
-            raise BundleError(f"{path}: {_first(error)}") from error
+            raise BundleError(f"{path}: {first_mistake(error)}") from error
         # The outputs are those of the weights as stored, which float16 has rounded.
         stored = _build(manifest)
         _fill(stored, _read_weights(weights, manifest), weights)
@@ -218,8 +218,8 @@ def reference_outputs(network: EchoVision, manifest: Manifest, device: str) -> d
     indices_BT = indices_BT.to(device)
     with exact():
         tokens_BLD = network.encode(clip_BCTHW.to(device))
-        answers = {task: network.branch(task.value, tokens_BLD, indices_BT) for task in manifest.tasks}
-    return {task: tuple(answer[0].float().cpu().tolist()) for task, answer in answers.items()}
+        answers = network.answer([task.value for task in manifest.tasks], tokens_BLD, indices_BT)
+    return {task: tuple(answers[task.value][0].float().cpu().tolist()) for task in manifest.tasks}
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -236,7 +236,7 @@ def read_closed(file: Path, model: type[_Model]) -> _Model:
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}): give the folder of a published one") from error
     except ValidationError as error:
-        raise BundleError(f"{file}: {_first(error)}: publish it again with this version") from error
+        raise BundleError(f"{file}: {first_mistake(error)}: publish it again with this version") from error
 
 
 def write_json(file: Path, document: BaseModel) -> None:
@@ -331,7 +331,8 @@ def _check_reference(bundle: Bundle, file: Path, device: str) -> None:
             )
 
 
-def _first(error: ValidationError) -> str:
+def first_mistake(error: ValidationError) -> str:
+    """Return the first mistake of a closed document: its key, if there is one, and what is wrong."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"]

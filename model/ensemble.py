@@ -1,6 +1,7 @@
 """An ensemble: several bundles asked together, several members a task, on one device.
 
-An ensemble is a folder of `ensemble.json` and its bundles; docs/bundle-format.md fixes it. One pass of a bundle's
+An ensemble is a folder of `ensemble.json` and its bundles, or a shelf of versions of which one is current;
+docs/bundle-format.md fixes both. One pass of a bundle's
 encoder serves all of its tasks. On the CPU clips run one by one, so that a number never depends on what else was in
 the batch; on a GPU every batch is padded to one size for the same end. Several GPUs are several processes, one device
 each.
@@ -21,19 +22,52 @@ from model import bundle
 from model.bundle import Bundle, Closed, Sha256
 from model.clip.spec import ClipSpec, frame_indices
 from model.errors import BundleError
+from model.precision import Precision
 from model.prediction import EnsembleInfo, LoopOutputs, decode
 from model.tasks import CATALOGUE, LOOP_TASKS, STUDY_TASKS, Task, View
 
 MANIFEST = "ensemble.json"
 
+CURRENT = "current"
+"""On a shelf: the link to the version that workers load."""
+
 SHIPPED = Path(__file__).parent / "shipped"
 """The ensemble that the package brings; `python -m trainer.readout` makes it."""
 
-Precision = Literal["fp32", "bf16"]
-"""Arithmetic of the encoder; heads are float32 always."""
-
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """One plain path component: no separator, no leading dot, so that a manifest cannot name a file elsewhere."""
+
+
+Fingerprint = tuple[str, int, int]
+"""Tells cheaply whether another ensemble lies at a path; equal means: the same file."""
+
+
+def locate(path: Path) -> Path:
+    """Return the folder of `ensemble.json`: `path` itself, or on a shelf the version that is current now.
+
+    A shelf may be switched at any moment: who locates once and reads there reads one version whole.
+
+    Raises:
+        BundleError: the links lead in a circle.
+    """
+    link = path / CURRENT
+    try:
+        return (link if link.is_symlink() else path).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a circle, before Python 3.13
+        raise BundleError(f"{path}: cannot be followed ({error}): mend its links") from error
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Return what changes when another ensemble lies at `path`: where its manifest is, and which file that is.
+
+    A path that leads to no manifest has a fingerprint too: an ensemble that is put there later changes it.
+    """
+    try:
+        file = locate(path) / MANIFEST
+        status = file.stat()
+    except (BundleError, OSError):
+        return (str(path), 0, 0)
+    return (str(file), status.st_ino, status.st_mtime_ns)
 
 
 class Member(Closed):
@@ -91,7 +125,7 @@ class Ensemble:
         """Return the ensemble of a folder, on `device`, after every bundle reproduced its reference outputs there.
 
         Args:
-            path: the folder of `ensemble.json`.
+            path: the folder of `ensemble.json`, or a shelf.
             device: such as "cpu" or "cuda:0".
             precision: arithmetic of the encoders.
             batch: clips that a GPU runs at once; the CPU runs one at a time.
@@ -99,6 +133,7 @@ class Ensemble:
         Raises:
             BundleError: it is not whole; the message names the file and the remedy.
         """
+        path = locate(path)
         file = path / MANIFEST
         manifest = bundle.read_closed(file, EnsembleManifest)
         for member in manifest.bundles:
@@ -166,8 +201,9 @@ class Ensemble:
                 continue
             with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
                 tokens_BLD = one.network.encode(clips_BCTHW)
+            raw = one.network.answer([task.value for task in own], tokens_BLD.float(), indices_BT)
             for task in own:
-                answers[task].append(one.network.branch(task.value, tokens_BLD.float(), indices_BT))
+                answers[task].append(raw[task.value])
         # Only here does the host wait for the device.
         return {task: [member.cpu().tolist() for member in members] for task, members in answers.items()}
 

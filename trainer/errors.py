@@ -3,9 +3,7 @@
 TrainerError               one line for the user: what, which file or key, what to do; exit code 1
 +-- UsageError             the call or the configuration is wrong; exit code 2
 +-- DataError              a data set or a store is wrong (a column is missing, a patient is on both sides of a split)
-|   +-- TooManyUnreadable  more files are bad than the bound allows
 +-- RunError               a run cannot be used or cannot go on (incomplete, other architecture, loss not finite)
-+-- PublishError           runs are not fit to be published; the ensemble in place stays as it was
 """
 
 
@@ -21,13 +19,5 @@ class DataError(TrainerError):
     """A data set or a store is wrong; the message names the file and the remedy."""
 
 
-class TooManyUnreadable(DataError):
-    """More files are bad than the bound allows."""
-
-
 class RunError(TrainerError):
     """A run cannot be used or cannot go on; what it had kept is still there."""
-
-
-class PublishError(TrainerError):
-    """Runs are not fit to be published; the ensemble in place stays as it was."""

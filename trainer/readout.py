@@ -210,7 +210,7 @@ def make(out: Path, num_cases: int, seed: int) -> None:
     Raises:
         BundleError: `out` exists.
     """
-    net, spec = NetConfig.small(), ClipSpec()
+    net, spec = NetConfig.small().model_copy(update={"size": 224, "share": "encoder"}), ClipSpec()
     outputs = {task.value: info.num_outputs for task, info in CATALOGUE.items()}
     networks = []
     for member in range(NUM_MEMBERS):

@@ -3,23 +3,22 @@
 Legend: B loops, T clip frames, S side of the clip in pixels, 3 = RGB.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import structlog
 import torch
 
 from model.clip.loop import Clip
 from model.clip.spec import ClipSpec
-from model.ensemble import Ensemble
+from model.ensemble import Ensemble, fingerprint
 from model.errors import BundleError
+from model.precision import WantedPrecision, choose_precision
 from model.prediction import EnsembleInfo, LoopOutputs
 from worker.errors import NoEnsemble
 
 log = structlog.get_logger(__name__)
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +50,40 @@ class Engine:
         return outputs
 
 
-def load_engine(path: Path, *, device: str = "auto", precision: Precision = "auto") -> Engine:
+class CurrentEngine:
+    """The engine of a path; when another ensemble lies there, that one from the next call on."""
+
+    def __init__(self, path: Path, load: Callable[[Path], Engine]) -> None:
+        """Load the ensemble that lies there now.
+
+        Raises:
+            NoEnsemble: it cannot be used.
+        """
+        self._path = path
+        self._load = load
+        # Taken before the loading: a switch in between is seen at the next call.
+        self._seen = fingerprint(path)
+        self._engine = load(path)
+
+    def __call__(self) -> Engine:
+        """Return the engine to use now; one that cannot be loaded leaves the last one in use, and says so once."""
+        found = fingerprint(self._path)
+        if found == self._seen:
+            return self._engine
+        self._seen = found
+        before = self._engine.info
+        try:
+            self._engine = self._load(self._path)
+        except NoEnsemble as error:
+            log.error("ensemble_refused", reason=str(error), still_used=before.version, digest=before.digest)
+        else:
+            now = self._engine.info
+            log.info("ensemble_replaced", version=now.version, digest=now.digest, replaced=before.version,
+                     replaced_digest=before.digest)  # fmt: skip
+        return self._engine
+
+
+def load_engine(path: Path, *, device: str = "auto", precision: WantedPrecision = "auto") -> Engine:
     """Return the ensemble of `path` on its device; its reference outputs were reproduced.
 
     Raises:
@@ -78,10 +110,3 @@ def choose_device(wanted: str) -> str:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise NoEnsemble(f"worker.device: {wanted}: PyTorch sees no GPU; use cpu or auto, or mend the driver")
     return wanted
-
-
-def choose_precision(device: str, wanted: Precision) -> Literal["fp32", "bf16"]:
-    """Return bf16 on a GPU that computes in it, else fp32, unless the configuration says which."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"

@@ -22,12 +22,12 @@ def make_clip(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
         float32 (3, T, S, S), normalised.
     """
     assert frames_THWC.shape[0] == spec.num_frames, "the frames are not those of the recipe"
-    return _normalised(resize(frames_THWC, spec), spec).transpose(0, 1)
+    return normalise(resize(frames_THWC, spec), spec).transpose(0, 1)
 
 
 def make_still(frame_HWC: Frames, spec: ClipSpec) -> Tensor:
     """Return one frame by the same recipe: float32 (3, S, S)."""
-    return _normalised(resize(frame_HWC[None], spec), spec)[0]
+    return normalise(resize(frame_HWC[None], spec), spec)[0]
 
 
 def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
@@ -43,7 +43,8 @@ def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
     return resized
 
 
-def _normalised(pixels_TCSS: Tensor, spec: ClipSpec) -> Tensor:
-    mean = torch.tensor(spec.mean).view(3, 1, 1)
-    std = torch.tensor(spec.std).view(3, 1, 1)
-    return (pixels_TCSS.float() / 255.0 - mean) / std
+def normalise(pixels_CSS: Tensor, spec: ClipSpec) -> Tensor:
+    """Return resized uint8 pixels (..., 3, S, S) as the float32 that the network sees, on their device."""
+    mean = torch.tensor(spec.mean, device=pixels_CSS.device).view(3, 1, 1)
+    std = torch.tensor(spec.std, device=pixels_CSS.device).view(3, 1, 1)
+    return (pixels_CSS.float() / 255.0 - mean) / std

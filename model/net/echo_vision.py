@@ -4,9 +4,10 @@ Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens (t, h, w order), D w
 With one task it is the paper's network; with several they share one pass of the encoder.
 """
 
-from collections.abc import Mapping
-from typing import Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self, cast
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -48,6 +49,8 @@ class NetConfig(BaseModel):
     """`depthwise`: one filter a channel, for small networks."""
     stf_attention_dim: int = Field(default=1024, ge=1)
     """Hidden width of the gated attentions."""
+    share: Literal["encoder", "fusion"] = "encoder"
+    """What the tasks share: the encoder, or its pooling too, so that only their heads differ."""
     head: Literal["mlp", "linear"] = "mlp"
     """The task's head."""
     head_hidden: tuple[int, ...] = (200, 100)
@@ -68,8 +71,9 @@ class NetConfig(BaseModel):
 
     @classmethod
     def small(cls) -> "NetConfig":
-        """Return the same network in small, for a CPU and the demo."""
+        """Return the same network in small, for a CPU: a quarter of the tokens, one fusion for all tasks."""
         return cls(
+            size=112,
             dim=96,
             depth=4,
             heads=4,
@@ -77,6 +81,7 @@ class NetConfig(BaseModel):
             final_norm=True,
             stf_spatial_pool="depthwise",
             stf_attention_dim=128,
+            share="fusion",
             head_hidden=(64, 32),
         )
 
@@ -86,16 +91,14 @@ class NetConfig(BaseModel):
         return (self.frames // self.tubelet, self.size // self.patch, self.size // self.patch)
 
 
-class Branch(nn.Module):
-    """One task's road from the shared tokens to its raw outputs."""
+class Pool(nn.Module):
+    """From tokens to one vector a clip: STF-Net, or the largest or the mean token."""
 
-    def __init__(self, config: NetConfig, outputs: int) -> None:
-        """Make the branch with random weights."""
+    def __init__(self, config: NetConfig) -> None:
+        """Make the pooling with random weights."""
         super().__init__()
         self.pool = config.pool
-        features = config.dim
         if config.pool == "stf":
-            features = 2 * config.dim
             self.stf = StfNet(
                 config.dim,
                 config.grid,
@@ -103,16 +106,26 @@ class Branch(nn.Module):
                 spatial_pool=config.stf_spatial_pool,
                 attention_dim=config.stf_attention_dim,
             )
-        self.head = (
-            MlpHead(features, outputs, config.head_hidden) if config.head == "mlp" else LinearHead(features, outputs)
-        )
 
     def features(self, tokens_BLD: Tensor, indices_BT: Tensor) -> Tensor:
-        """Return the pooled vector that the head answers from: (B, 2D) with STF-Net, else (B, D)."""
+        """Return one vector a clip: (B, 2D) with STF-Net, else (B, D)."""
         if self.pool == "stf":
             fused: Tensor = self.stf(tokens_BLD, indices_BT)
             return fused
         return tokens_BLD.amax(dim=1) if self.pool == "max" else tokens_BLD.mean(dim=1)
+
+    def forward(self, tokens_BLD: Tensor, indices_BT: Tensor) -> Tensor:
+        """Return `features`."""
+        return self.features(tokens_BLD, indices_BT)
+
+
+class Branch(Pool):
+    """One task's own road from the shared tokens to its raw outputs: a pooling and a head."""
+
+    def __init__(self, config: NetConfig, outputs: int) -> None:
+        """Make the branch with random weights."""
+        super().__init__(config)
+        self.head = _head(config, outputs)
 
     def forward(self, tokens_BLD: Tensor, indices_BT: Tensor) -> Tensor:
         """Return the raw outputs, (B, K)."""
@@ -120,48 +133,89 @@ class Branch(nn.Module):
         return answer
 
 
+class SharedBranch(nn.Module):
+    """One task's head over the fusion that all tasks share."""
+
+    def __init__(self, config: NetConfig, outputs: int) -> None:
+        """Make the head with random weights."""
+        super().__init__()
+        self.head = _head(config, outputs)
+
+
+def _head(config: NetConfig, outputs: int) -> nn.Sequential:
+    features = 2 * config.dim if config.pool == "stf" else config.dim
+    return MlpHead(features, outputs, config.head_hidden) if config.head == "mlp" else LinearHead(features, outputs)
+
+
 class EchoVision(nn.Module):
     """Echo-Vision-FM for one task, or for several that share the encoder."""
 
-    def __init__(self, config: NetConfig, outputs: Mapping[str, int]) -> None:
+    def __init__(self, config: NetConfig, outputs: Mapping[str, int], *, drop_path: float = 0.0) -> None:
         """Make the network with random weights.
 
         Args:
             config: the architecture.
             outputs: each task's name and its number of outputs.
+            drop_path: of the encoder, in training.
         """
         super().__init__()
         self.config = config
-        self.encoder = Encoder(
-            frames=config.frames,
-            size=config.size,
-            tubelet=config.tubelet,
-            patch=config.patch,
-            dim=config.dim,
-            depth=config.depth,
-            heads=config.heads,
-            mlp_dim=config.mlp_dim,
-            eps=config.eps,
-            final_norm=config.final_norm,
-        )
-        self.branches = nn.ModuleDict({name: Branch(config, number) for name, number in outputs.items()})
+        self.encoder = make_encoder(config, drop_path=drop_path)
+        branch: type[nn.Module] = Branch
+        if config.share == "fusion":
+            self.fusion = Pool(config)
+            branch = SharedBranch
+        self.branches = nn.ModuleDict({name: branch(config, number) for name, number in outputs.items()})
 
     def encode(self, clip_BCTHW: Tensor) -> Tensor:
         """Return the shared tokens, (B, L, D)."""
         tokens: Tensor = self.encoder(clip_BCTHW)
         return tokens
 
-    def branch(self, name: str, tokens_BLD: Tensor, indices_BT: Tensor) -> Tensor:
-        """Return a task's raw outputs, (B, K)."""
-        answer: Tensor = self.branches[name](tokens_BLD, indices_BT)
-        return answer
+    def answer(
+        self, names: Iterable[str], tokens_BLD: Tensor, indices_BT: Tensor, rows: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the named tasks' raw outputs, (B, K) each; a shared fusion runs once.
 
-    def forward(self, clip_BCTHW: Tensor, indices_BT: Tensor) -> dict[str, Tensor]:
-        """Return every task's raw outputs, (B, K) each, from one pass of the encoder.
+        Args:
+            names: of the tasks.
+            tokens_BLD: of `encode`.
+            indices_BT: the frames of the loop that each clip was made of.
+            rows: task -> the clips that it looks at (in training: those that have a label); None: all.
+        """
+        wanted = {name: slice(None) if rows is None else rows[name] for name in names}
+        if self.config.share == "encoder":
+            return {name: self.branches[name](tokens_BLD[of], indices_BT[of]) for name, of in wanted.items()}
+        fused_BF = self.fusion(tokens_BLD, indices_BT)
+        return {name: cast(SharedBranch, self.branches[name]).head(fused_BF[of]) for name, of in wanted.items()}
+
+    def forward(
+        self, clip_BCTHW: Tensor, indices_BT: Tensor, rows: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the tasks' raw outputs, (B, K) each, from one pass of the encoder; poolings and heads are float32.
 
         Args:
             clip_BCTHW: as the recipe of the weights normalises it.
             indices_BT: the frames of the loop that the clip was made of.
+            rows: as in `answer`; only its tasks are asked.
         """
         tokens_BLD = self.encode(clip_BCTHW)
-        return {name: self.branch(name, tokens_BLD, indices_BT) for name in self.branches}
+        with torch.autocast(tokens_BLD.device.type, enabled=False):
+            return self.answer(self.branches if rows is None else rows, tokens_BLD.float(), indices_BT, rows)
+
+
+def make_encoder(config: NetConfig, *, drop_path: float = 0.0) -> Encoder:
+    """Return the encoder of the architecture, with random weights."""
+    return Encoder(
+        frames=config.frames,
+        size=config.size,
+        tubelet=config.tubelet,
+        patch=config.patch,
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads,
+        mlp_dim=config.mlp_dim,
+        eps=config.eps,
+        final_norm=config.final_norm,
+        drop_path=drop_path,
+    )

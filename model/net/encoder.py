@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.net.tubelet import TubeletEmbed, sincos_table
 
@@ -31,6 +32,7 @@ class Encoder(nn.Module):
         mlp_dim: int,
         eps: float,
         final_norm: bool,
+        drop_path: float = 0.0,
     ) -> None:
         """Make the encoder with random weights.
 
@@ -40,20 +42,19 @@ class Encoder(nn.Module):
             dim, depth, heads, mlp_dim: of the transformer.
             eps: of every LayerNorm (1e-12 in the Hugging Face family, 1e-6 in the official one).
             final_norm: whether a LayerNorm ends the encoder (official pre-training: yes; Echo-Vision-FM's: no).
+            drop_path: share of samples that skip the last block in training; it rises from 0 at the first.
         """
         super().__init__()
+        self.is_checkpointed = False
+        """Training keeps only the blocks' inputs and computes them again for the gradient: less memory, more time."""
         self.grid = (frames // tubelet, size // patch, size // patch)
         length = self.grid[0] * self.grid[1] * self.grid[2]
-        norm = partial(nn.LayerNorm, eps=eps)
         self.patch_embed = TubeletEmbed(dim, tubelet=tubelet, patch=patch)
         # Fixed, so in no checkpoint.
         self.register_buffer("positions", sincos_table(length, dim), persistent=False)
-        self.blocks = nn.ModuleList(
-            EvaBlock(dim, heads, qkv_bias=True, qkv_fused=True, mlp_ratio=mlp_dim / dim, norm_layer=norm)
-            for _ in range(depth)
-        )
-        self.norm = norm(dim) if final_norm else nn.Identity()
-        self.apply(_initialise)
+        self.blocks = make_blocks(dim, depth, heads, mlp_dim, eps, drop_path=drop_path)
+        self.norm = nn.LayerNorm(dim, eps=eps) if final_norm else nn.Identity()
+        self.apply(initialise)
 
     def forward(self, clip_BCTHW: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """Return the tokens of a clip.
@@ -71,9 +72,28 @@ class Encoder(nn.Module):
         if mask_BL is not None:
             tokens_BLD = _visible(tokens_BLD, mask_BL)
         for block in self.blocks:
-            tokens_BLD = block(tokens_BLD)
+            if self.is_checkpointed and self.training:
+                tokens_BLD = checkpoint(block, tokens_BLD, use_reentrant=False)
+            else:
+                tokens_BLD = block(tokens_BLD)
         normed: Tensor = self.norm(tokens_BLD)
         return normed
+
+
+def make_blocks(dim: int, depth: int, heads: int, mlp_dim: int, eps: float, *, drop_path: float = 0.0) -> nn.ModuleList:
+    """Return VideoMAE's pre-norm blocks, with timm's random weights; drop path rises to `drop_path` at the last."""
+    return nn.ModuleList(
+        EvaBlock(
+            dim,
+            heads,
+            qkv_bias=True,
+            qkv_fused=True,
+            mlp_ratio=mlp_dim / dim,
+            norm_layer=partial(nn.LayerNorm, eps=eps),
+            drop_path=drop_path * number / max(depth - 1, 1),
+        )
+        for number in range(depth)
+    )
 
 
 def _visible(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
@@ -88,8 +108,8 @@ def _visible(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     return tokens_BLD[visible].reshape(batch, -1, dim)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Xavier for matrices, zero biases, as VideoMAE starts."""
+def initialise(module: nn.Module) -> None:
+    """Start a layer: Xavier for matrices, zero biases, as VideoMAE starts."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -13,6 +13,7 @@ from dicom_node.cli import app
 from dicom_node.settings import settings_from
 from model.clip.dicom import DECODABLE
 from model.clip.select import MIN_FRAMES
+from trainer.cli import app as trainer_app
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,6 +25,15 @@ def test_the_readme_names_every_command_and_no_other() -> None:
     named = {word for row in rows for word in re.findall(r"`dicom-node ([a-z-]+)", row)}
 
     assert named == set(typer.main.get_group(app).commands)
+
+
+def test_the_page_on_training_names_every_command_and_no_other() -> None:
+    """The table of commands is the one that the program has."""
+    page = (ROOT / "docs" / "training.md").read_text()
+
+    assert set(re.findall(r"^\| `trainer ([a-z-]+)", page, flags=re.MULTILINE)) == set(
+        typer.main.get_group(trainer_app).commands
+    )
 
 
 def test_the_readme_names_every_make_target_that_it_needs() -> None:

@@ -18,7 +18,7 @@ from model.aggregate import gate
 from model.bundle import Bundle
 from model.clip.spec import ClipSpec
 from model.clip.transform import make_clip
-from model.ensemble import SHIPPED, Ensemble, pad, stack_stills
+from model.ensemble import SHIPPED, Ensemble, fingerprint, locate, pad, stack_stills
 from model.errors import BundleError
 from model.phantom.heart import Heart
 from model.phantom.scan import render
@@ -193,6 +193,75 @@ def test_an_unknown_key_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path) 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"ensemble\.json: cannot be read"):
         Ensemble.load(tmp_path)
+
+
+@pytest.fixture
+def shelf(make_ensemble: MakeEnsemble, tmp_path: Path) -> Path:
+    """Versions 1 and 2 on a shelf; 1 is current."""
+    versions = tmp_path / "shelf" / "versions"
+    versions.mkdir(parents=True)
+    for version in ("1", "2"):
+        edit(make_ensemble(versions / version), version=version)
+    (tmp_path / "shelf" / "current").symlink_to("versions/1")
+    return tmp_path / "shelf"
+
+
+def switch(shelf: Path, target: str) -> None:
+    """Make another version current."""
+    (shelf / "new").symlink_to(target)
+    (shelf / "new").replace(shelf / "current")
+
+
+def test_a_shelf_s_current_version_is_loaded(shelf: Path) -> None:
+    assert Ensemble.load(shelf).info.version == "1"
+
+
+def test_a_switched_shelf_gives_the_other_version_and_another_fingerprint(shelf: Path) -> None:
+    before = fingerprint(shelf)
+
+    switch(shelf, "versions/2")
+
+    assert Ensemble.load(shelf).info.version == "2"
+    assert fingerprint(shelf) != before
+
+
+def test_what_was_located_stays_while_the_shelf_is_switched(shelf: Path) -> None:
+    located = locate(shelf)
+
+    switch(shelf, "versions/2")
+
+    assert Ensemble.load(located).info.version == "1"
+
+
+def test_a_plain_folder_s_fingerprint_changes_with_its_manifest(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    before = fingerprint(path)
+    assert fingerprint(path) == before
+
+    make_ensemble(tmp_path / "other")
+    (tmp_path / "other" / "ensemble.json").replace(path / "ensemble.json")
+
+    assert fingerprint(path) != before
+
+
+def test_an_ensemble_that_comes_where_none_was_changes_the_fingerprint(
+    make_ensemble: MakeEnsemble, tmp_path: Path
+) -> None:
+    before = fingerprint(tmp_path / "tiny")
+
+    make_ensemble(tmp_path / "tiny")
+
+    assert fingerprint(tmp_path / "tiny") != before
+
+
+@pytest.mark.parametrize("target", ["versions/3", "current", "."])
+def test_a_shelf_whose_link_leads_nowhere_is_refused(shelf: Path, target: str) -> None:
+    switch(shelf, target)
+
+    with pytest.raises(BundleError, match="shelf"):
+        Ensemble.load(shelf)
+
+    assert fingerprint(shelf) == fingerprint(shelf)
 
 
 def test_bundles_of_different_recipes_are_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:

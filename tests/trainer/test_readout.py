@@ -54,7 +54,16 @@ def test_calibration_takes_the_statistics_of_the_data() -> None:
 
 def test_a_fitted_view_head_tells_what_can_be_told() -> None:
     spec = ClipSpec(num_frames=4, size=32)
-    tiny = {"frames": 4, "size": 32, "dim": 24, "depth": 1, "heads": 2, "mlp_dim": 48, "head_hidden": (16, 8)}
+    tiny = {
+        "frames": 4,
+        "size": 32,
+        "dim": 24,
+        "depth": 1,
+        "heads": 2,
+        "mlp_dim": 48,
+        "head_hidden": (16, 8),
+        "share": "encoder",
+    }
     network = EchoVision(NetConfig.model_validate(NetConfig.small().model_dump() | tiny), {"view": 5}).eval()
     samples = []
     for number in range(40):

@@ -1,42 +1,21 @@
 """The encoder against an oracle that shares no code with it: Hugging Face's VideoMAE with the same weights."""
 
-import re
-
 import pytest
 import torch
 from torch import Tensor
-from transformers import VideoMAEConfig, VideoMAEForPreTraining
+from transformers import VideoMAEForPreTraining
 
 from model.errors import WeightsError
 from model.net.encoder import Encoder
 from model.weights import Family, import_state, load_strictly
+from tests.doubles.checkpoints import disturbed, video_mae, with_old_names
 
 TOKENS, HIDDEN = 64, 54
 
 
 def oracle(*, use_mean_pooling: bool) -> VideoMAEForPreTraining:
     """Return a tiny random VideoMAE in which no parameter is at its start value of 0 or 1."""
-    torch.manual_seed(7)
-    config = VideoMAEConfig(
-        image_size=32,
-        patch_size=8,
-        num_frames=8,
-        tubelet_size=2,
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=96,
-        decoder_hidden_size=24,
-        decoder_num_hidden_layers=2,
-        decoder_num_attention_heads=3,
-        decoder_intermediate_size=64,
-        use_mean_pooling=use_mean_pooling,
-    )
-    network = VideoMAEForPreTraining(config).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return network
+    return disturbed(video_mae(use_mean_pooling=use_mean_pooling))
 
 
 def ours(state: dict[str, Tensor], *, final_norm: bool) -> Encoder:
@@ -46,15 +25,6 @@ def ours(state: dict[str, Tensor], *, final_norm: bool) -> Encoder:
     )
     load_strictly(encoder, import_state(state).part("encoder."))
     return encoder.eval()
-
-
-def with_old_bias_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state as transformers before 5 wrote it."""
-    old = {}
-    for key, value in state.items():
-        name = re.sub(r"attention\.query\.bias$", "attention.q_bias", key)
-        old[re.sub(r"attention\.value\.bias$", "attention.v_bias", name)] = value
-    return old
 
 
 @pytest.fixture
@@ -75,7 +45,7 @@ def mask() -> Tensor:
 @pytest.mark.parametrize("names", ["new", "old"])
 def test_the_encoder_gives_what_hugging_face_gives(clip: Tensor, use_mean_pooling: bool, names: str) -> None:
     theirs = oracle(use_mean_pooling=use_mean_pooling)
-    state = theirs.state_dict() if names == "new" else with_old_bias_names(theirs.state_dict())
+    state = theirs.state_dict() if names == "new" else with_old_names(theirs.state_dict())
     encoder = ours(state, final_norm=not use_mean_pooling)
 
     with torch.inference_mode():

@@ -114,13 +114,14 @@ def test_the_base_network_has_the_papers_size() -> None:
     assert parameters(network) == 212_983_305
 
 
-def test_tasks_that_share_an_encoder_answer_as_alone() -> None:
-    config = NetConfig.small()
+@pytest.mark.parametrize("share", ["encoder", "fusion"])
+def test_tasks_that_share_an_encoder_answer_as_alone(share: str) -> None:
+    config = NetConfig.model_validate(NetConfig.small().model_dump() | {"share": share})
     torch.manual_seed(2)
     shared = EchoVision(config, {"lvef": 1, "view": 5}).eval()
     alone = EchoVision(config, {"view": 5}).eval()
     alone.load_state_dict({key: value for key, value in shared.state_dict().items() if "branches.lvef" not in key})
-    clip, indices = torch.rand(1, 3, 16, 224, 224), torch.tensor([frame_indices(60, 16)])
+    clip, indices = torch.rand(1, 3, 16, 112, 112), torch.tensor([frame_indices(60, 16)])
 
     with torch.inference_mode():
         assert torch.equal(shared(clip, indices)["view"], alone(clip, indices)["view"])

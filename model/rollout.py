@@ -1,0 +1,124 @@
+"""Attention rollout: which cells of a clip the encoder's answer drew on (Abnar and Zuidema, ACL 2020; paper 4.5).
+
+Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens in the order of the grid (t, h, w), N heads.
+It is a picture of attention, not of causes: the pooling and the heads behind the encoder have no part in it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.net.encoder import Encoder
+
+HeadFusion = Literal["min", "mean", "max"]
+
+DISCARD = 0.9
+"""Share of each fused matrix, its smallest entries, that counts as no attention."""
+
+ROW = 125
+"""Token whose row is shown; the paper says "randomly select", its code takes this one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saliency:
+    """What one token draws on, 0..1 each."""
+
+    cells_thw: Tensor
+    """float32, one number a token."""
+    pixels_THW: Tensor
+    """float32, each frame with the slice that it is in, bilinear."""
+
+
+def saliency(
+    encoder: Encoder,
+    clip_CTHW: Tensor,
+    *,
+    row: int = ROW,
+    head_fusion: HeadFusion = "min",
+    layers: Sequence[int] | None = None,
+) -> Saliency:
+    """Return the rollout of a clip through an encoder in evaluation mode.
+
+    Args:
+        encoder: it is left as it was.
+        clip_CTHW: as the recipe of the weights normalises it.
+        row: token that is asked, smaller than L.
+        head_fusion: how the heads of a layer become one matrix.
+        layers: blocks to follow, ascending; None: all.
+    """
+    num_frames, height, width = clip_CTHW.shape[1:]
+    rolled_LL = roll(attentions(encoder, clip_CTHW[None])[0], head_fusion=head_fusion, layers=layers)
+    assert 0 <= row < len(rolled_LL), f"the clip has {len(rolled_LL)} tokens"
+    cells_thw = _stretched(rolled_LL[row].view(encoder.grid))
+    slices_tHW = functional.interpolate(cells_thw[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+    tubelet = num_frames // encoder.grid[0]
+    return Saliency(cells_thw=cells_thw, pixels_THW=slices_tHW.repeat_interleave(tubelet, dim=0))
+
+
+def roll(
+    attentions_NLL: Sequence[Tensor], *, head_fusion: HeadFusion = "min", layers: Sequence[int] | None = None
+) -> Tensor:
+    """Return the product of the layers' attention, each with half of the skip connection: (L, L), rows sum to one."""
+    chosen = attentions_NLL if layers is None else [attentions_NLL[layer] for layer in layers]
+    length = chosen[0].shape[-1]
+    identity_LL = torch.eye(length, device=chosen[0].device)
+    rolled_LL = identity_LL
+    for attention_NLL in chosen:
+        mixed_LL = (_strongest(_fused(attention_NLL, head_fusion)) + identity_LL) / 2.0
+        rolled_LL = (mixed_LL / mixed_LL.sum(dim=-1, keepdim=True)) @ rolled_LL
+    return rolled_LL
+
+
+@torch.inference_mode()
+def attentions(encoder: Encoder, clips_BCTHW: Tensor) -> list[list[Tensor]]:
+    """Return each clip's attention matrices, layer by layer, (N, L, L) in float32 on the CPU."""
+    kept: list[Tensor] = []
+    with _plain_attention(encoder, kept):
+        encoder(clips_BCTHW)
+    return [[layer_BNLL[clip] for layer_BNLL in kept] for clip in range(len(clips_BCTHW))]
+
+
+@contextmanager
+def _plain_attention(encoder: Encoder, kept: list[Tensor]) -> Iterator[None]:
+    """Let each block compute its attention as a matrix, which the fused kernel never does, and keep it."""
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept.append(inputs[0].float().cpu())
+
+    layers = [cast(EvaBlock, block).attn for block in encoder.blocks]
+    before = [layer.fused_attn for layer in layers]
+    hooks = [layer.attn_drop.register_forward_pre_hook(keep) for layer in layers]
+    try:
+        for layer in layers:
+            layer.fused_attn = False
+        yield
+    finally:
+        for layer, is_fused, hook in zip(layers, before, hooks, strict=True):
+            layer.fused_attn = is_fused
+            hook.remove()
+
+
+def _fused(attention_NLL: Tensor, head_fusion: HeadFusion) -> Tensor:
+    if head_fusion == "mean":
+        return attention_NLL.mean(dim=0)
+    return attention_NLL.amin(dim=0) if head_fusion == "min" else attention_NLL.amax(dim=0)
+
+
+def _strongest(fused_LL: Tensor) -> Tensor:
+    """Return the matrix with its smallest entries at zero; the first of all is never discarded (released code)."""
+    flat = fused_LL.flatten().clone()
+    smallest = flat.topk(int(flat.numel() * DISCARD), largest=False).indices
+    flat[smallest[smallest != 0]] = 0.0
+    return flat.view_as(fused_LL)
+
+
+def _stretched(values: Tensor) -> Tensor:
+    """Return the values from 0 (the smallest) to 1; zeros if all are alike."""
+    low, high = values.min(), values.max()
+    return torch.zeros_like(values) if low == high else (values - low) / (high - low)

@@ -1,0 +1,193 @@
+"""Batches: their order is a function of the seed, so that a run that resumes sees what it would have seen.
+
+A step is made of parts: each of `world` processes takes `accumulation` of them. One process with twice the accumulation
+sees the same clips in a step as two processes. Nothing here has a state to save.
+
+Legend: B clips, T frames, C = 3 RGB, S side of a clip, K tasks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from trainer.data.cohort import Cohort, Entry
+from trainer.errors import UsageError
+
+_FLIPS = 1  # salt of the flips' random numbers; the masks have another
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Which samples are in which part of which step."""
+
+    num_samples: int
+    batch: int
+    """Clips of a part."""
+    parts: int
+    """Parts of a step: processes x accumulation."""
+    seed: int
+    epochs: int
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a step that the data cannot fill.
+
+        Raises:
+            UsageError: it would never be full.
+        """
+        if self.num_samples < self.batch * self.parts:
+            raise UsageError(
+                f"batch: a step takes {self.batch * self.parts} clips, the data has {self.num_samples}: make batch or"
+                " accumulation smaller, or give more --data"
+            )
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Return the steps of an epoch; what does not fill a step is left for another epoch's order."""
+        return self.num_samples // (self.batch * self.parts)
+
+    @property
+    def total_steps(self) -> int:
+        """Return the steps of the run."""
+        steps = self.epochs * self.steps_an_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def epoch_of(self, step: int) -> int:
+        """Return the epoch of a step, both 0-based."""
+        return step // self.steps_an_epoch
+
+    def part(self, step: int, part: int) -> list[tuple[int, int]]:
+        """Return (epoch, sample) of each clip of a part."""
+        epoch = self.epoch_of(step)
+        order = _order(self.seed, epoch, self.num_samples)
+        start = ((step % self.steps_an_epoch) * self.parts + part) * self.batch
+        return [(epoch, int(sample)) for sample in order[start : start + self.batch]]
+
+
+@lru_cache(maxsize=2)  # asked for part by part
+def _order(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(num_samples)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Clips as they lie in the store, flipped; normalised on the device."""
+
+    pixels_BTCSS: Tensor
+    """uint8."""
+    indices_BT: Tensor
+    """The frames of the loop that each clip was made of."""
+    targets_BK: Tensor
+    """Raw targets, NaN where a sample does not speak for a task."""
+    places: tuple[tuple[int, int], ...]
+    """(epoch, sample) of each clip."""
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory that a GPU copies from without waiting; the loader calls it."""
+        return Batch(
+            pixels_BTCSS=self.pixels_BTCSS.pin_memory(),
+            indices_BT=self.indices_BT.pin_memory(),
+            targets_BK=self.targets_BK.pin_memory(),
+            places=self.places,
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return Batch(
+            pixels_BTCSS=self.pixels_BTCSS.to(device, non_blocking=True),
+            indices_BT=self.indices_BT.to(device, non_blocking=True),
+            targets_BK=self.targets_BK.to(device, non_blocking=True),
+            places=self.places,
+        )
+
+
+Item = tuple[Tensor, Tensor, Tensor, tuple[int, int]]
+Targets = Callable[[Entry], Sequence[float]]
+
+
+class Clips(Dataset[Item]):
+    """The clips of a cohort by (epoch, sample)."""
+
+    def __init__(self, cohort: Cohort, targets: Targets, *, flip: bool, seed: int) -> None:
+        """Keep what is to be read; flips are a function of seed, epoch and sample."""
+        self.cohort = cohort
+        self.targets_NK = torch.tensor([list(targets(entry)) for entry in cohort.entries], dtype=torch.float32)
+        """Raw targets of every sample, NaN where it does not speak for a task."""
+        self._flip = flip
+        self._seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.cohort.entries)
+
+    def __getitem__(self, place: tuple[int, int]) -> Item:
+        """Return pixels (T, 3, S, S), frame indices (T,), targets (K,) and the place."""
+        epoch, number = place
+        entry = self.cohort.entries[number]
+        pixels_TCSS = torch.from_numpy(self.cohort.stores[entry.store].read(entry.sample))
+        if self._flip:
+            across, down = np.random.default_rng([self._seed, _FLIPS, epoch, number]).random(2) < 0.5
+            sides = [axis for axis, chosen in ((3, across), (2, down)) if chosen]
+            pixels_TCSS = pixels_TCSS.flip(sides) if sides else pixels_TCSS
+        return pixels_TCSS, torch.tensor(entry.sample.indices), self.targets_NK[number], place
+
+
+class _Parts(Sampler[list[tuple[int, int]]]):
+    """The parts of one process, from a step to the end of the run."""
+
+    def __init__(self, plan: Plan, *, first_step: int, rank: int, world: int) -> None:
+        self._plan, self._first_step, self._rank, self._world = plan, first_step, rank, world
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self._first_step, self._plan.total_steps):
+            for part in range(self._rank, self._plan.parts, self._world):
+                yield self._plan.part(step, part)
+
+    def __len__(self) -> int:
+        return (self._plan.total_steps - self._first_step) * (self._plan.parts // self._world)
+
+
+def training_batches(
+    clips: Clips, plan: Plan, *, first_step: int, rank: int, world: int, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Yield the parts of a process, step by step, from `first_step` to the end."""
+    sampler = _Parts(plan, first_step=first_step, rank=rank, world=world)
+    return iter(_loader(clips, sampler, workers=workers, pin=pin))
+
+
+def all_batches(
+    clips: Clips, batch: int, *, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
+) -> Iterator[Batch]:
+    """Yield every sample once, in order; of several processes each takes every `world`-th batch."""
+    places = [[(0, number) for number in range(start, min(start + batch, len(clips)))]
+              for start in range(0, len(clips), batch)]  # fmt: skip
+    return iter(_loader(clips, places[rank::world], workers=workers, pin=pin))
+
+
+def _loader(
+    clips: Clips, batches: Sampler[list[tuple[int, int]]] | list[list[tuple[int, int]]], *, workers: int, pin: bool
+) -> DataLoader[Item]:
+    return DataLoader(
+        clips,
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _collate(items: Sequence[Item]) -> Batch:
+    pixels, indices, targets, places = zip(*items, strict=True)
+    return Batch(
+        pixels_BTCSS=torch.stack(pixels),
+        indices_BT=torch.stack(indices),
+        targets_BK=torch.stack(targets),
+        places=tuple(places),
+    )
