@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from model.phantom.heart import Heart
+from model.phantom.ranges import TRAINING, Ranges
 from model.phantom.screen import Plane
 
 BLOOD = -57.0
@@ -31,6 +33,17 @@ class Pose:
     tilt_degrees: float = 0.0
     variant: float = 0.0
     """0..1: which of its kinds a view shows (levels of the short axis, places that are no heart)."""
+
+
+def random_pose(rng: Generator, ranges: Ranges = TRAINING) -> Pose:
+    """Return a pose within the ranges."""
+    shift, tilt = ranges.shift_mm, ranges.tilt_degrees
+    return Pose(
+        shift_x_mm=float(rng.uniform(-shift, shift)),
+        shift_z_mm=float(rng.uniform(-shift, shift)),
+        tilt_degrees=float(rng.uniform(-tilt, tilt)),
+        variant=float(rng.random()),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,17 +71,27 @@ class View2D(Protocol):
 class Frame2D:
     """Coordinates along an axis of the heart: `a` from its origin along it, `t` across, to the left of its course."""
 
-    def __init__(self, x: Plane, z: Plane, *, origin: tuple[float, float], degrees: float) -> None:
-        """Lay the axis through `origin`; at 0 degrees it runs down, and `t` to the right."""
-        self.cos, self.sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    def __init__(
+        self, x: Plane, z: Plane, *, origin: tuple[float, float], degrees: float, is_mirrored: bool = False
+    ) -> None:
+        """Lay the axis through `origin`; at 0 degrees it runs down, and `t` to the right, or mirrored to the left."""
+        self._cos, self._sin = np.float32(math.cos(math.radians(degrees))), np.float32(math.sin(math.radians(degrees)))
+        self._origin = origin
+        self._side = np.float32(-1.0 if is_mirrored else 1.0)
         right, down = x - np.float32(origin[0]), z - np.float32(origin[1])
-        self.a: Plane = right * np.float32(self.sin) + down * np.float32(self.cos)
-        self.t: Plane = right * np.float32(self.cos) - down * np.float32(self.sin)
+        self.a: Plane = right * self._sin + down * self._cos
+        self.t: Plane = (right * self._cos - down * self._sin) * self._side
+
+    def point(self, along: float, across: float) -> tuple[float, float]:
+        """Return x and z of a point given along and across the axis."""
+        ends = np.array([[along], [across]], dtype=np.float32)
+        right, down = self.turn_back(ends[0], ends[1])
+        return self._origin[0] + float(right[0]), self._origin[1] + float(down[0])
 
     def turn_back(self, along: Plane, across: Plane) -> tuple[Plane, Plane]:
         """Return a displacement along the axes as one to the right and down."""
-        sin, cos = np.float32(self.sin), np.float32(self.cos)
-        return along * sin + across * cos, along * cos - across * sin
+        side = across * self._side
+        return along * self._sin + side * self._cos, along * self._cos - side * self._sin
 
 
 class Cavity:
@@ -93,6 +116,10 @@ class Cavity:
     def _halves(self, time_ms: float) -> tuple[float, float]:
         now = self._heart.ventricle(time_ms)
         return now.half_length_mm, now.half_depth_mm if self._is_deep else now.half_width_mm
+
+    def sizes(self, time_ms: float) -> tuple[float, float, float]:
+        """Return length to the mitral plane, and half axes along and across, at this time."""
+        return (self._heart.ventricle(time_ms).length_mm, *self._halves(time_ms))
 
     def cut(self, time_ms: float) -> "Cut":
         """Return the cavity at this time."""

@@ -3,6 +3,8 @@
 Legend: N points. The axis runs from the apex (0) to the mitral plane and on through the left atrium.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,6 +78,22 @@ class Apical:
         labels[(cut.distance < np.float32(cut.wall)) & above] = MYOCARDIUM
         labels[(cut.radius < 1.0) & above] = CAVITY
         return labels
+
+    def chords(
+        self, time_ms: float, number: int
+    ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+        """Return the ends, along and across, of the cavity's axis and then of chords at equal steps along it."""
+        length, half, width = self._cavity.sizes(time_ms)
+        found = [((0.0, 0.0), (length, 0.0))]
+        for step in range(number):
+            along = (step + 0.5) * length / number
+            across = width * math.sqrt(1.0 - (along / half - 1.0) ** 2)
+            found.append(((along, -across), (along, across)))
+        return found
+
+    def place(self, along: float, across: float) -> tuple[float, float]:
+        """Return x and z of a point given along and across the axis."""
+        return self._frame.point(along, across)
 
     def _atrium(self, cut: Cut) -> Plane:
         """Return the left atrium: its roof rests, so it grows as the mitral plane comes down to the apex."""

@@ -42,8 +42,7 @@ class LongAxis:
         base = (12.0 + pose.shift_x_mm, 40.0 + heart.wall_mm + rest.half_depth_mm + pose.shift_z_mm)
         along = (math.sin(math.radians(degrees)), math.cos(math.radians(degrees)))
         origin = (base[0] - along[0] * rest.length_mm, base[1] - along[1] * rest.length_mm)
-        self._frame = Frame2D(x, z, origin=origin, degrees=degrees)
-        self._frame.t = -self._frame.t  # posterior is positive
+        self._frame = Frame2D(x, z, origin=origin, degrees=degrees, is_mirrored=True)  # posterior is positive
         self._cavity = Cavity(heart, self._frame, is_deep=True, x=x, z=z)
         self._still = np.zeros_like(x)
 
@@ -68,9 +67,7 @@ class LongAxis:
         root = self._root(echo_db, s, n, time_ms)
         self._mitral(echo_db, cut, middle, time_ms)
         flow = np.where(cavity | root | atrium, np.float32(0.5 - self._heart.aortic_opening(time_ms)), self._still)
-        # t was turned over: so is the displacement along it
-        right, down = cut.right, cut.down
-        return Moment(echo_db=echo_db, toward_x=right, toward_z=down, flow=flow)
+        return Moment(echo_db=echo_db, toward_x=cut.right, toward_z=cut.down, flow=flow)
 
     def _right_ventricle(self, echo_db: Plane, cut: Cut) -> None:
         a, t = self._frame.a, self._frame.t

@@ -61,6 +61,8 @@ class Ranges:
     """Between two frames."""
     vendors: tuple[Vendor, ...] = (Vendor.GE, Vendor.PHILIPS, Vendor.SIEMENS)
     """Whose screens are imitated."""
+    factors: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 2.0)
+    """Sizes of the screens, each as often as it stands here; 2.7 is a scanner's, and takes seven times as long."""
 
 
 TRAINING = Ranges()
@@ -81,8 +83,13 @@ FRESH = Ranges(
     shadows=2,
     frame_time_ms=(16.0, 55.0),
     vendors=(Vendor.PHILIPS, Vendor.SIEMENS, Vendor.CANON),
+    factors=(1.0, 1.5, 2.7),
 )
 """What networks are evaluated on: hearts and screens beyond those of training on every side, one vendor unseen."""
+
+
+MIXED_DEPTHS_MM: Range = (120.0, 200.0)
+"""Depths of data sets whose pictures have no common scale."""
 
 
 def between(rng: Generator, bounds: Range) -> float:

@@ -96,26 +96,16 @@ def plane_of(screen: Screen) -> tuple[Plane, Plane]:
     return x, z
 
 
-def random_screen(
-    rng: Generator, *, ranges: Ranges = TRAINING, depth_mm: float | None = None, factor: float = 1.0
-) -> Screen:
-    """Return the screen of one of the vendors with settings within the ranges.
-
-    Args:
-        rng: what it is drawn from.
-        ranges: the bounds.
-        depth_mm: instead of a depth within the ranges.
-        factor: 1 is small enough to draw fast; about 2.7 is full size.
-    """
-    vendor = _VENDORS[ranges.vendors[int(rng.integers(len(ranges.vendors)))]]
-    half_angle = between(rng, ranges.half_angle_degrees)
-    drawn = between(rng, ranges.depth_mm)
+def random_screen(rng: Generator, ranges: Ranges = TRAINING, *, base: Screen | None = None) -> Screen:
+    """Return a screen with settings within the ranges: one of the vendors' screens, or `base`, which stays as large."""
+    if base is None:
+        vendor = _VENDORS[ranges.vendors[int(rng.integers(len(ranges.vendors)))]]
+        factor = ranges.factors[int(rng.integers(len(ranges.factors)))]
+        base = replace(vendor, rows=round(vendor.rows * factor), columns=round(vendor.columns * factor))
     return replace(
-        vendor,
-        rows=round(vendor.rows * factor),
-        columns=round(vendor.columns * factor),
-        half_angle_degrees=half_angle,
-        depth_mm=drawn if depth_mm is None else depth_mm,
+        base,
+        half_angle_degrees=between(rng, ranges.half_angle_degrees),
+        depth_mm=between(rng, ranges.depth_mm),
         gain_db=between(rng, ranges.gain_db),
         attenuation_db=between(rng, ranges.attenuation_db),
         noise_db=between(rng, ranges.noise_db),
