@@ -9,7 +9,7 @@ from model.clip.spec import ClipSpec
 from model.tasks import Task, View
 
 Split = Literal["train", "val", "test"]
-Pixels = Literal["raw", "jpeg"]
+Pixels = Literal["raw", "jpeg", "avi"]
 
 
 class Sample(Closed):
@@ -65,8 +65,15 @@ class StoreInfo(Closed):
     clip: ClipSpec
     """Recipe of the clips; pixels are stored before its normalisation."""
     pixels: Pixels
-    """`raw`: what the node computes, bit for bit; `jpeg` (quality 92, 4:4:4): a fraction of the bytes."""
+    """`raw`: what the node computes, bit for bit; `jpeg` (quality 92, 4:4:4): a fraction of the bytes; `avi`: whole
+    loops in their own size as Motion JPEG, as the paper trained, decoded anew at each reading."""
     samples_sha256: Sha256
     """Digest of `samples.jsonl`."""
+    made_of: Sha256
+    """Digest of all that the bytes follow from."""
     counts: dict[str, int]
     """Files seen, kept, and skipped by reason."""
+    is_phantom: bool = False
+    """Synthetic: no patient is in it."""
+    notes: dict[str, float] = {}
+    """Figures of the data set that are worth keeping."""

@@ -3,6 +3,7 @@
     store.json       what it is; written last
     samples.jsonl    a line a sample, by key
     shards/00000.bin the stored frames of many samples, one behind the other
+    videos/*.avi     instead of shards: a whole loop each, named by a digest of the key
 
 Legend: T frames of a clip, N stored frames, C = 3 RGB, S side of a clip.
 """
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.clip.spec import ClipSpec
+from model.clip.transform import resize
+from model.clip.video import open_video
+from model.errors import UnreadableLoop
 from trainer.data.manifest import Pixels, Sample, StoreInfo
 from trainer.errors import DataError
 
@@ -28,6 +32,7 @@ Frames = NDArray[np.uint8]
 INFO = "store.json"
 SAMPLES = "samples.jsonl"
 SHARDS = "shards"
+VIDEOS = "videos"
 JPEG_QUALITY = 92
 
 
@@ -70,6 +75,8 @@ class ClipStore:
             DataError: the shard is damaged.
         """
         size = self.info.clip.size
+        if self.info.pixels == "avi":
+            return self._read_video(sample)
         content = memoryview(self._map(sample.shard))[sample.offset : sample.offset + sample.length]
         if self.info.pixels == "raw":
             stored = np.frombuffer(content, dtype=np.uint8)
@@ -78,6 +85,16 @@ class ClipStore:
             return stored.reshape(sample.stored, 3, size, size)[list(sample.take)]
         stored_NSSC = [_decode(part, size, sample.key) for part in unpack(content, sample.stored)]
         return np.ascontiguousarray(np.stack([stored_NSSC[place] for place in sample.take]).transpose(0, 3, 1, 2))
+
+    def _read_video(self, sample: Sample) -> Frames:
+        path = video_path(self.path, sample.key)
+        if not path.is_file():
+            raise DataError(f"{path}: is missing: prepare it again")
+        try:
+            frames_THWC = open_video(path).read(sample.indices)
+        except UnreadableLoop as error:
+            raise DataError(f"{path}: {error}: prepare it again") from error
+        return np.asarray(resize(frames_THWC, self.info.clip).numpy())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the memory maps behind: another process opens its own."""
@@ -127,8 +144,14 @@ def shard_path(store: Path, number: int) -> Path:
     return store / SHARDS / f"{number:05d}.bin"
 
 
+def video_path(store: Path, key: str) -> Path:
+    """Return the video of a sample; a digest, since keys hold paths of others."""
+    return store / VIDEOS / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.avi"
+
+
 def encode(frames_NCSS: Frames, pixels: Pixels) -> bytes:
     """Return the bytes of a sample's stored frames."""
+    assert pixels != "avi", "videos are files of their own"
     if pixels == "raw":
         return np.ascontiguousarray(frames_NCSS).tobytes()
     parts = [

@@ -1,18 +1,17 @@
 """Phantoms in the layout of EchoNet-Dynamic: FileList.csv, VolumeTracings.csv, Videos/*.avi of 112 x 112 pixels."""
 
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
-from model.phantom.scan import Frames, chords
+from model.phantom.scan import chords
 from model.phantom.screen import Screen
 from model.tasks import View
 from trainer.phantom.case import Case, Plan, bare, make_case
 from trainer.phantom.tables import Row, Tables
+from trainer.video import write_avi
 
 SIDE = 112
 _DRAWN = Screen(rows=2 * SIDE, columns=2 * SIDE, apex_row=0.03, bottom_row=0.98, pixel_ratio=1.25)
@@ -35,7 +34,7 @@ def write_case(patient: Case, root: Path) -> Tables:
     name = _NAME.format(int(patient.random(1).integers(2**62)))
     folder = root / "Videos"
     folder.mkdir(parents=True, exist_ok=True)
-    write_avi(folder / f"{name}.avi", small_THWC)
+    write_avi(folder / f"{name}.avi", small_THWC, 1000.0 / _FRAMES_A_SECOND)
     heart = patient.heart
     listed: Row = {
         "FileName": name,
@@ -67,18 +66,3 @@ def write_case(patient: Case, root: Path) -> Tables:
         "truth.csv": [{"name": name} | patient.truth],
     }
 
-
-def write_avi(path: Path, frames_THWC: Frames) -> None:
-    """Write a loop as Motion JPEG, as the data set has it; the same bytes every time."""
-    _, rows, columns, _ = frames_THWC.shape
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("mjpeg", rate=Fraction(_FRAMES_A_SECOND))
-        stream.width, stream.height, stream.pix_fmt = columns, rows, "yuvj420p"
-        stream.codec_context.flags |= av.codec.context.Flags.bitexact
-        stream.options = {"qscale": "3", "flags": "+bitexact+qscale", "global_quality": "354"}
-        for frame in frames_THWC:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            for packet in stream.encode(picture):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
