@@ -15,7 +15,7 @@ from model.phantom.elsewhere import Elsewhere
 from model.phantom.heart import Heart
 from model.phantom.overlays import draw_ecg, draw_still_overlays
 from model.phantom.parasternal import LongAxis, short_axis_view
-from model.phantom.screen import Fan, Plane, Screen, fan_of
+from model.phantom.screen import Fan, Plane, Screen, fan_of, whole_of
 from model.phantom.speckle import CELL_MM, CELL_RADIANS, SIDE, look_up
 from model.tasks import View
 
@@ -68,11 +68,11 @@ def render(
 
 
 def outlines(heart: Heart, view: View, time_ms: float, *, screen: Screen, pose: Pose) -> NDArray[np.uint8]:
-    """Return the true outlines of an apical view at one time: (H, W) of 1 cavity, 2 myocardium, 3 left atrium."""
-    fan = fan_of(screen)
-    labels = np.zeros(screen.rows * screen.columns, dtype=np.uint8)
-    labels[fan.inside] = _apical(heart, view, fan, pose).labels(time_ms)
-    return labels.reshape(screen.rows, screen.columns)
+    """Return the true outlines of an apical view at one time: (H, W) of 1 cavity, 2 myocardium, 3 left atrium.
+
+    They go on beyond the sides of the fan, as experts draw them.
+    """
+    return _apical(heart, view, whole_of(screen), pose).labels(time_ms).reshape(screen.rows, screen.columns)
 
 
 def chords(

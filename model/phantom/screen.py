@@ -81,11 +81,22 @@ class Fan:
 
 def fan_of(screen: Screen) -> Fan:
     """Return the fan of a screen."""
-    x, z = (plane.ravel() for plane in plane_of(screen))
-    distance, angle = np.hypot(x, z), np.arctan2(x, z)
-    is_inside = (np.abs(angle) < math.radians(screen.half_angle_degrees)) & (distance < screen.depth_mm) & (z > 1.0)
+    whole = whole_of(screen)
+    is_inside = (
+        (np.abs(whole.angle) < math.radians(screen.half_angle_degrees))
+        & (whole.range_mm < screen.depth_mm)
+        & (whole.z > 1.0)
+    )
     inside = np.flatnonzero(is_inside)
-    return Fan(inside=inside, x=x[inside], z=z[inside], range_mm=distance[inside], angle=angle[inside])
+    return Fan(
+        inside=inside, x=whole.x[inside], z=whole.z[inside], range_mm=whole.range_mm[inside], angle=whole.angle[inside]
+    )
+
+
+def whole_of(screen: Screen) -> Fan:
+    """Return every pixel of a screen."""
+    x, z = (plane.ravel() for plane in plane_of(screen))
+    return Fan(inside=np.arange(x.size), x=x, z=z, range_mm=np.hypot(x, z), angle=np.arctan2(x, z))
 
 
 def plane_of(screen: Screen) -> tuple[Plane, Plane]:
