@@ -17,7 +17,9 @@ _LAMBDA = 118  # ffmpeg's FF_QP2LAMBDA
 
 
 def write_avi(path: Path, frames_THWC: Frames, frame_time_ms: float | None) -> None:
-    """Write a loop; the same bytes every time. An odd last row or column is left out, since colour is kept at half size.
+    """Write a loop; the same bytes every time.
+
+    An odd last row or column is left out, since colour is kept at half size.
 
     Raises:
         OSError: the disk does not take it.

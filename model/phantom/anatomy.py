@@ -169,7 +169,7 @@ def ellipse(u: Plane, v: Plane, middle: tuple[float, float], halves: tuple[float
     return across
 
 
-def paint(echo_db: Plane, where: Mask, level: float | Plane) -> None:
+def paint(echo_db: Plane, where: Mask, level: float | np.float32 | Plane) -> None:
     """Set the echo at these points."""
     np.copyto(echo_db, level, where=where, casting="same_kind")
 
@@ -183,7 +183,12 @@ def chamber(echo_db: Plane, squared: Plane, *, rim: float = 1.22, wall_db: float
 
 
 def stroke(
-    echo_db: Plane, u: Plane, v: Plane, ends: tuple[tuple[float, float], tuple[float, float]], width: float, level: float
+    echo_db: Plane,
+    u: Plane,
+    v: Plane,
+    ends: tuple[tuple[float, float], tuple[float, float]],
+    width: float,
+    level: float,
 ) -> None:
     """Draw a line with round ends, for leaflets and septa; only points near it are looked at."""
     (u0, v0), (u1, v1) = ends

@@ -50,7 +50,7 @@ class Apical:
 
     def at(self, time_ms: float) -> Moment:
         """Return what the view shows at this time."""
-        a, t = self._frame.a, self._frame.t
+        a = self._frame.a
         cut = self._cavity.cut(time_ms)
         echo_db = np.full_like(a, AROUND)
         self._others(echo_db, cut)
@@ -60,7 +60,9 @@ class Apical:
         paint(echo_db, wall, self._cavity.specular_db + np.float32(MUSCLE))
         self._pericardium(echo_db, cut, above)
         inside = cut.radius < np.float32(1.0)
-        paint(echo_db, wall & (cut.distance < np.float32(1.6)) & ~inside, self._cavity.specular_db + np.float32(FIBROUS))
+        paint(
+            echo_db, wall & (cut.distance < np.float32(1.6)) & ~inside, self._cavity.specular_db + np.float32(FIBROUS)
+        )
         blood = inside & (a < np.float32(cut.length))
         paint(echo_db, inside & above, np.float32(BLOOD))
         self._mitral(echo_db, cut, time_ms)
@@ -79,9 +81,7 @@ class Apical:
         labels[(cut.radius < 1.0) & above] = CAVITY
         return labels
 
-    def chords(
-        self, time_ms: float, number: int
-    ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    def chords(self, time_ms: float, number: int) -> list[tuple[tuple[float, float], tuple[float, float]]]:
         """Return the ends, along and across, of the cavity's axis and then of chords at equal steps along it."""
         length, half, width = self._cavity.sizes(time_ms)
         found = [((0.0, 0.0), (length, 0.0))]

@@ -2,7 +2,20 @@
 
 import numpy as np
 
-from model.phantom.anatomy import AROUND, BLOOD, BRIGHT, FIBROUS, MUSCLE, Frame2D, Moment, Pose, chamber, ellipse, paint
+from model.phantom.anatomy import (
+    AROUND,
+    BLOOD,
+    BRIGHT,
+    FIBROUS,
+    MUSCLE,
+    Frame2D,
+    Mask,
+    Moment,
+    Pose,
+    chamber,
+    ellipse,
+    paint,
+)
 from model.phantom.heart import Heart
 from model.phantom.screen import Plane
 
@@ -28,7 +41,7 @@ class Elsewhere:
         sink = self._still - np.float32(3.0 * share)
         return Moment(echo_db=echo_db, toward_x=self._still, toward_z=sink, flow=flow)
 
-    def _liver(self, echo_db: Plane, share: float) -> np.ndarray:
+    def _liver(self, echo_db: Plane, share: float) -> Mask:
         right, down = self._right, self._down - np.float32(3.0 * share)
         paint(echo_db, down < 122.0 + 0.15 * right, np.float32(MUSCLE - 4.0))
         line = np.abs(down - 122.0 - np.float32(0.15) * right)
@@ -43,7 +56,7 @@ class Elsewhere:
         chamber(echo_db, ellipse(right, down, (34.0, 104.0), (20.0, 4.0)), rim=1.6)
         return np.asarray(blood)
 
-    def _arch(self, echo_db: Plane, share: float) -> np.ndarray:
+    def _arch(self, echo_db: Plane, share: float) -> Mask:
         right, down = self._right, self._down - np.float32(3.0 * share)
         distance = np.hypot(right * np.float32(0.9), down - np.float32(84.0))
         tube = np.abs(distance - np.float32(36.0))

@@ -16,6 +16,7 @@ from model.phantom.anatomy import (
     Cavity,
     Cut,
     Frame2D,
+    Mask,
     Moment,
     Pose,
     chamber,
@@ -77,7 +78,7 @@ class LongAxis:
     def _cavity_rest_width(self) -> float:
         return self._heart.ventricle(0.0).half_depth_mm
 
-    def _atrium(self, echo_db: Plane, cut: Cut, middle: float) -> np.ndarray:
+    def _atrium(self, echo_db: Plane, cut: Cut, middle: float) -> Mask:
         a, t = self._frame.a, self._frame.t
         top = middle + ROOT_MM + 2.0
         halves = (0.5 * (self._cavity.rest_length + 44.0 - cut.length), 17.0)
@@ -85,13 +86,13 @@ class LongAxis:
         chamber(echo_db, descending, rim=1.4, wall_db=FIBROUS)
         return chamber(echo_db, ellipse(a, t, (cut.length + halves[0] - 1.0, top + 15.0), halves), rim=1.3)
 
-    def _root(self, echo_db: Plane, s: Plane, n: Plane, time_ms: float) -> np.ndarray:
+    def _root(self, echo_db: Plane, s: Plane, n: Plane, time_ms: float) -> Mask:
         """Draw the root with its sinuses; it leaves the ventricle under the septum."""
         bulge = np.exp(-(((s - np.float32(12.0)) / np.float32(9.0)) ** 2)) * np.float32(3.0) + np.float32(ROOT_MM)
         beside = np.abs(n)
         beyond = (s > 0.0) & (s < 58.0)
         paint(echo_db, (beside < bulge + np.float32(2.6)) & beyond, np.float32(FIBROUS + 2.0))
-        blood = (beside < bulge) & (s > -4.0) & (s < 58.0)
+        blood: Mask = (beside < bulge) & (s > -4.0) & (s < 58.0)
         paint(echo_db, blood, np.float32(BLOOD))
         long_axis(echo_db, s, n, self._heart, time_ms)
         return blood
@@ -140,7 +141,10 @@ class ValveLevel:
         flow = np.where(left_atrium | right_atrium, np.float32(0.6 - share), np.float32(0.0))
         moved = np.ones_like(right)
         return Moment(
-            echo_db=echo_db, toward_x=np.float32(-3.0 * share) * moved, toward_z=np.float32(-9.0 * share) * moved, flow=flow
+            echo_db=echo_db,
+            toward_x=np.float32(-3.0 * share) * moved,
+            toward_z=np.float32(-9.0 * share) * moved,
+            flow=flow,
         )
 
     def _outflow(self, echo_db: Plane, right: Plane, down: Plane, size: float) -> None:
@@ -165,8 +169,8 @@ class PapillaryLevel:
         origin = (6.0 + pose.shift_x_mm, 38.0 + rest.half_width_mm + heart.wall_mm + pose.shift_z_mm)
         self._frame = Frame2D(x, z, origin=origin, degrees=pose.tilt_degrees)
         self._radius = np.hypot(self._frame.a, self._frame.t)
-        upright = np.abs(self._frame.a) / np.maximum(self._radius, np.float32(1.0))
-        self._specular_db = 8.0 * upright - np.float32(5.0)
+        upright: Plane = np.abs(self._frame.a) / np.maximum(self._radius, np.float32(1.0))
+        self._specular_db: Plane = np.float32(8.0) * upright - np.float32(5.0)
 
     def at(self, time_ms: float) -> Moment:
         """Return what the view shows at this time."""
@@ -175,7 +179,7 @@ class PapillaryLevel:
         share = now.half_width_mm / rest.half_width_mm
         radius = np.sqrt(ellipse(a, t, (0.0, 0.0), (now.half_depth_mm, now.half_width_mm)))
         outside = (radius - np.float32(1.0)) * np.float32(now.half_width_mm)
-        wall = self._heart.wall_mm / share
+        wall = np.float32(self._heart.wall_mm / share)
         echo_db = np.full_like(a, AROUND)
         beside = -rest.half_width_mm - self._heart.wall_mm + 4.0
         chamber(echo_db, ellipse(a, t, (-6.0, beside), (0.95 * rest.half_depth_mm, 22.0)), rim=1.3)

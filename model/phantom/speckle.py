@@ -28,7 +28,7 @@ def texture_db() -> Plane:
         field += np.roll(field, 2, axis=2)
     amplitude = np.hypot(field[0], field[1])
     level = 20.0 * np.log10(amplitude / np.sqrt(np.mean(amplitude**2)) + 1e-3) + _patches(rng)
-    return np.clip(level, _DARKEST_DB, _BRIGHTEST_DB).astype(np.float32).ravel()
+    return np.asarray(np.clip(level, _DARKEST_DB, _BRIGHTEST_DB), dtype=np.float32).ravel()
 
 
 def _patches(rng: np.random.Generator) -> Plane:

@@ -60,8 +60,14 @@ def make_store(
     shard_path(path, 0).write_bytes(content)
     lines = "".join(sample.model_dump_json() + "\n" for sample in sorted(samples, key=lambda one: one.key)).encode()
     (path / SAMPLES).write_bytes(lines)
-    info = StoreInfo(dataset="discs", clip=SPEC, pixels=pixels, samples_sha256=hashlib.sha256(lines).hexdigest(), made_of="0" * 64,
-                     counts={"files": len(samples), "kept": len(samples)})  # fmt: skip
+    info = StoreInfo(
+        dataset="discs",
+        clip=SPEC,
+        pixels=pixels,
+        samples_sha256=hashlib.sha256(lines).hexdigest(),
+        made_of="0" * 64,
+        counts={"files": len(samples), "kept": len(samples)},
+    )
     (path / INFO).write_text(info.model_dump_json())
     return path
 

@@ -43,8 +43,8 @@ def read_images(path: Path) -> Images:
 
 def _read_nifti(path: Path) -> Images:
     try:
-        image = nib.load(path)
-        steps = image.header.get_zooms()
+        image = nib.Nifti1Image.from_filename(path)
+        steps = image.header.get_zooms()  # type: ignore[no-untyped-call]  # nibabel has types in part
         values = np.asarray(image.dataobj)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, gzip.BadGzipFile) as error:
         raise UnreadableLoop(f"{path.name} is no NIfTI image") from error

@@ -75,5 +75,5 @@ class StoreInfo(Closed):
     """Files seen, kept, and skipped by reason."""
     is_phantom: bool = False
     """Synthetic: no patient is in it."""
-    notes: dict[str, float] = {}
+    notes: dict[str, float] = Field(default_factory=dict)
     """Figures of the data set that are worth keeping."""

@@ -269,5 +269,7 @@ def _targets(measured: Mapping[str, str]) -> dict[Task, float | str]:
 
 def _grade(words: str) -> Grade | None:
     """Return the grade of words such as "Mild AS" or "No aortic stenosis", None for what nobody listed."""
-    text = words.lower().replace("aortic", "").replace("stenosis", "").replace("valve", "").replace(" as", "").strip(" .,")
+    text = (
+        words.lower().replace("aortic", "").replace("stenosis", "").replace("valve", "").replace(" as", "").strip(" .,")
+    )
     return _GRADES.get(text)

@@ -183,8 +183,8 @@ def _finish(
     bad = [skip for skip in skipped if skip.is_bad]
     if len(bad) > max(1.0, max_unreadable * seen):
         raise DataError(
-            f"{len(bad)} of {seen} files are unusable, more than --max-unreadable {max_unreadable:g} allows; {_first(bad)};"
-            f" the rest stands in {out / SKIPPED}"
+            f"{len(bad)} of {seen} files are unusable, more than --max-unreadable {max_unreadable:g} allows;"
+            f" {_first(bad)}; the rest stands in {out / SKIPPED}"
         )
     if not samples:
         raise DataError(f"no clip is left of {seen} files; {_first(skipped)}; the rest stands in {out / SKIPPED}")

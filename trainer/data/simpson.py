@@ -72,7 +72,7 @@ def discs(outline: Outline) -> tuple[float, NDArray[np.float64]]:
     slab = np.clip(slab, None, NUM_DISCS - 1)  # what lies behind the base is in no disc
     counts = np.bincount(slab[slab >= 0], minlength=NUM_DISCS)
     area = outline.row_mm * outline.column_mm / _SUBPIXELS**2
-    return length, counts * area * NUM_DISCS / length
+    return length, np.asarray(counts * (area * NUM_DISCS / length), dtype=np.float64)
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -103,7 +103,11 @@ def _subpixels(mask: NDArray[np.bool_], outline: Outline) -> Points:
     shifts = (np.arange(_SUBPIXELS) + 0.5) / _SUBPIXELS - 0.5
     middles = _points(mask, outline)
     return np.concatenate(
-        [middles + [across * outline.column_mm, down * outline.row_mm] for across in shifts for down in shifts]
+        [
+            middles + np.array([across * outline.column_mm, down * outline.row_mm])
+            for across in shifts
+            for down in shifts
+        ]
     )
 
 

@@ -57,6 +57,6 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
     with path.open("rb") as stream:
-        plain = gzip.open(stream) if path.suffix == ".gz" else stream
+        plain = gzip.GzipFile(fileobj=stream) if path.suffix == ".gz" else stream
         # utf-8-sig: spreadsheets put a mark in front, which would become part of the first column's name.
-        yield io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]  # both read bytes
+        yield io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")

@@ -127,7 +127,7 @@ def _write_info(path: Path, values: Row) -> None:
 def _write_nifti(path: Path, image: Image, row_mm: float, column_mm: float) -> None:
     """Write (H, W) or (T, H, W) as NIfTI, whose first axis is the column."""
     affine = np.diag([column_mm, row_mm, 1.0, 1.0])
-    written = nib.Nifti1Image(np.ascontiguousarray(image.T), affine)
+    written = nib.Nifti1Image(np.ascontiguousarray(image.T), affine)  # type: ignore[no-untyped-call]  # typed in part
     path.write_bytes(gzip.compress(written.to_bytes(), mtime=0, compresslevel=4))
 
 

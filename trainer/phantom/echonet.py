@@ -65,4 +65,3 @@ def write_case(patient: Case, root: Path) -> Tables:
         "VolumeTracings.csv": traced,
         "truth.csv": [{"name": name} | patient.truth],
     }
-

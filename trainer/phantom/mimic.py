@@ -30,7 +30,7 @@ MEASUREMENTS = "structured-measurement.csv.gz"
 VIEWS, TRUTH = "view-labels.csv", "truth.csv"
 
 _FIRST_SUBJECT, _FIRST_STUDY, _FIRST_MEASUREMENT = 10_000_032, 94_100_000, 7_000_000
-_BEGIN = datetime(2180, 1, 1, 8)
+_BEGIN = datetime(2180, 1, 1, 8)  # noqa: DTZ001  # dates of the data set are shifted and have no zone
 _LOOPS = (View.PLAX, View.PSAX, View.PSAX, View.A4C, View.A4C, View.A2C, View.OTHER)
 _STENOSIS = ("No AS", "Mild AS", "Mild-moderate AS", "Moderate AS", "Severe AS")
 _QUALITY = 90
@@ -132,7 +132,9 @@ def _doppler(patient: Case) -> Dataset:
     speed = 0.25 + 0.17 * heart.stenosis
     envelope = speed * np.array([heart.aortic_opening(time) for time in times])
     depth = np.linspace(-0.3, 1.0, rows)[:, None]
-    grey = np.where((depth > 0.0) & (depth < envelope), rng.rayleigh(90.0, (rows, columns)), rng.rayleigh(6.0, (rows, columns)))
+    grey = np.where(
+        (depth > 0.0) & (depth < envelope), rng.rayleigh(90.0, (rows, columns)), rng.rayleigh(6.0, (rows, columns))
+    )
     frame = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
     instance = Dataset()
     instance.SOPClassUID = UltrasoundImageStorage
