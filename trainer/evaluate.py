@@ -92,14 +92,16 @@ def evaluate(
 def of_data(data: Sequence[Path], split: Split, cohort: Cohort, stores: Sequence[ClipStore]) -> Block:
     """Return what an evaluation says about its data: paths, split, counts and digests."""
     paths = [str(path) for path in data]
+    names = dataset_names(stores)
     return {
         "data": paths[0] if len(paths) == 1 else paths,
         "split": split,
         "n": len(cohort.entries),
         "n_subjects": cohort.num_subjects,
+        "data_digests": {name: store.digest for name, store in zip(names, stores, strict=True)},
         "datasets": {
-            name: {"dataset": store.info.dataset, "digest": store.digest, "path": path}
-            for name, store, path in zip(dataset_names(stores), stores, paths, strict=True)
+            name: {"dataset": store.info.dataset, "path": path}
+            for name, store, path in zip(names, stores, paths, strict=True)
         },
     }
 
