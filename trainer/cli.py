@@ -1,5 +1,6 @@
 """`trainer`: parse, call one function, print, return an exit code (0 done, 1 failed, 2 wrong call or configuration)."""
 
+import json
 import logging
 import sys
 from enum import StrEnum
@@ -19,6 +20,14 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+
+class Split(StrEnum):
+    """A side of the split by patient."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
 
 
 class BiasNames(StrEnum):
@@ -113,6 +122,23 @@ def finetune(
     )
     run(data, out, resolve(FinetuneConfig, config, settings, options), resume=resume, command=tuple(sys.argv))
     typer.echo(f"fine-tuned: {out}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Finished run of `trainer finetune`.")],
+    data: Data,
+    out: Out,
+    split: Annotated[Split, typer.Option("--split", help="Side of the split.")] = Split.TEST,
+    resamples: Annotated[int, typer.Option("--resamples", min=0, help="Of the 95 % intervals; 0: none.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
+    """Measure a run on the whole of a split, with intervals over patients, tables and plots."""
+    from trainer.evaluate import TABLES
+    from trainer.evaluate import evaluate as measure
+
+    figures = measure(run, data, split.value, out, resamples=resamples)
+    typer.echo(json.dumps(figures, indent=1) if as_json else (out / TABLES).read_text(encoding="utf-8"))
 
 
 @app.command(name="import-weights")

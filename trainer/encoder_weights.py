@@ -10,7 +10,7 @@ from model.errors import WeightsError
 from model.net.echo_vision import NetConfig
 from model.weights import load_strictly
 from trainer.errors import RunError
-from trainer.run import BEST, read_weights
+from trainer.run import read_weights, weights_file
 
 _ENCODER_KEYS = ("frames", "size", "tubelet", "patch", "dim", "depth", "heads", "mlp_dim", "eps", "final_norm")
 _CLIP_KEYS = ("mean", "std")
@@ -35,7 +35,7 @@ def load_whole(network: nn.Module, source: Path, net: NetConfig, clip: ClipSpec)
 
 
 def _load(module: nn.Module, source: Path, net: NetConfig, clip: ClipSpec, prefix: str) -> None:
-    file = source / BEST if source.is_dir() else source
+    file = weights_file(source)
     state, metadata = read_weights(file)
     try:
         recipe = json.loads(metadata["config"])

@@ -88,9 +88,10 @@ def fit(
     plan = Plan(num_samples=len(lesson.train), batch=config.batch, parts=world * config.accumulation,
                 seed=config.seed, epochs=config.epochs, max_steps=config.max_steps)  # fmt: skip
     first_step, best = 0, math.inf
-    state = run.load_checkpoint(device) if resume and main else None
-    if resume and not main:
-        state = RunFolder(run.path).load_checkpoint(device)
+    state = run.load_checkpoint(device) if resume else None
+    if main:
+        run.cut_metrics(state)
+    accelerator.wait_for_everyone()
     if state is not None:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])

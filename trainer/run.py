@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.bundle import Sha256, sha256_of
 from model.errors import WeightsError
 from model.net.echo_vision import EchoVision
 from model.tasks import CATALOGUE, Task, View
@@ -59,6 +60,8 @@ class Provenance(Closed):
     """As it was called."""
     data: dict[str, str]
     """Data set -> digest of its store."""
+    start_sha256: Sha256 | None
+    """Digest of the weights that the run began with; None: random."""
     num_samples: int
     """Of the training split."""
     num_subjects: int
@@ -119,24 +122,30 @@ class RunFolder:
         before = _read_closed(path / PROVENANCE, Provenance)
         if before.data != provenance.data:
             raise UsageError(f"--resume: --data is not what {path / PROVENANCE} was started with")
+        if before.start_sha256 != provenance.start_sha256:
+            raise UsageError(f"--resume: the weights to start from are not those that {path / PROVENANCE} names")
         return cls(path)
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the last checkpoint, None before the first; the figures written after it are cut off.
+        """Return the last checkpoint, None before the first.
 
         Raises:
             RunError: it cannot be read.
         """
         file = self.path / CHECKPOINT
         if not file.exists():
-            self._cut_metrics(0)
             return None
         try:
             state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
         except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
             raise RunError(f"{file}: cannot be read ({error}): start the run anew") from error
-        self._cut_metrics(state["metrics_bytes"])
         return state
+
+    def cut_metrics(self, state: Mapping[str, Any] | None) -> None:
+        """Take away the figures that were written after a checkpoint; None: all of them."""
+        metrics = self.path / METRICS
+        if metrics.exists():
+            os.truncate(metrics, 0 if state is None else state["metrics_bytes"])
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Keep everything needed to go on; the last checkpoint stays until the new one is whole.
@@ -179,16 +188,12 @@ class RunFolder:
         text = json.dumps(document.model_dump(mode="json"), indent=1) + "\n"
         _replace(self.path / name, lambda file: file.write_text(text, encoding="utf-8"))
 
-    def _cut_metrics(self, size: int) -> None:
-        metrics = self.path / METRICS
-        if metrics.exists():
-            os.truncate(metrics, size)
-
 
 def provenance_of(
     config: PretrainConfig | FinetuneConfig, cohort: Cohort, tasks: tuple[Task, ...], command: tuple[str, ...]
 ) -> Provenance:
     """Return where a run that begins now comes from."""
+    start = config.init if isinstance(config, PretrainConfig) else config.encoder
     data: dict[str, str] = {}
     for number, store in enumerate(cohort.stores):
         name = store.info.dataset
@@ -200,6 +205,7 @@ def provenance_of(
         seed=config.seed,
         command=command,
         data=data,
+        start_sha256=sha256_of(weights_file(Path(start))) if start else None,
         num_samples=len(cohort.entries),
         num_subjects=cohort.num_subjects,
         views=cohort.views(tasks),
@@ -261,6 +267,11 @@ def open_finished(path: Path) -> FinishedRun:
         provenance=provenance,
         best=Best.model_validate_json(best),
     )
+
+
+def weights_file(source: Path) -> Path:
+    """Return the file of weights that a path names: a run's best, or the file itself."""
+    return source / BEST if source.is_dir() else source
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

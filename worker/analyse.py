@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -19,7 +20,7 @@ from dicom_node.ledger.schema import InstanceState
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
 from worker.compose import Material, Subject, compose
-from worker.engine import Engine, load_engine
+from worker.engine import CurrentEngine, Engine, load_engine
 from worker.leases import beating
 from worker.loops import AnalysedLoop, RefusedLoop, Verdict, analyse_files
 from worker.settings import Limits, ensemble_path, limits
@@ -33,7 +34,8 @@ Ring = Callable[[int], None]
 class Analyst:
     """One worker process: the networks it holds and the ledger it serves."""
 
-    engine: Engine
+    current_engine: Callable[[], Engine]
+    """Asked between two batches: the networks to use from now on."""
     sessions: Sessions
     store: InstanceStore
     destinations: tuple[str, ...]
@@ -51,14 +53,15 @@ class Analyst:
         """
         deadline = time.monotonic() + self.limits.budget.total_seconds()
         while True:
+            engine = self.current_engine()  # before the claim: loading another one may take longer than a lease
             claimed = self._claim(study_id)
             if not claimed:
-                if self._try_report(study_id):
+                if self._try_report(study_id, engine):
                     return
                 claimed = self._claim(study_id)  # loops that this ensemble had not seen wait again
                 if not claimed:
                     return  # another worker holds the rest; who is last ends the study
-            self._analyse(claimed)
+            self._analyse(claimed, engine)
             if time.monotonic() > deadline:
                 self.ring(study_id)  # other studies wait too
                 return
@@ -66,14 +69,14 @@ class Analyst:
     def _claim(self, study_id: int) -> list[Claimed]:
         return claims.claim(self.sessions, study_id, self.owner, self.limits.max_batch, self.limits.lease, self.clock)
 
-    def _analyse(self, claimed: Sequence[Claimed]) -> None:
+    def _analyse(self, claimed: Sequence[Claimed], engine: Engine) -> None:
         """Answer every claimed instance; what is not answered comes back by its lease."""
         token = claimed[0].token
         with beating(lambda: self._renew(token), self.limits) as heartbeat:
-            verdicts = analyse_files([self.store.path(one.path) for one in claimed], self.engine)
+            verdicts = analyse_files([self.store.path(one.path) for one in claimed], engine)
             for one, verdict in zip(claimed, verdicts, strict=True):
                 heartbeat.step()
-                is_kept = claims.finish(self.sessions, one, self.engine.digest, _outcome(verdict), self.clock)
+                is_kept = claims.finish(self.sessions, one, engine.digest, _outcome(verdict), self.clock)
                 log.info(
                     "loop_analysed" if isinstance(verdict, AnalysedLoop) else "instance_not_analysed",
                     instance=one.sop_instance_uid,
@@ -83,20 +86,18 @@ class Analyst:
                     reason=verdict.code if isinstance(verdict, RefusedLoop) else None,
                 )
 
-    def _try_report(self, study_id: int) -> bool:
+    def _try_report(self, study_id: int, engine: Engine) -> bool:
         """Return whether this worker had the right to end the study, and did: with a report, or with a reason."""
-        job = reports.begin_report(
-            self.sessions, study_id, self.owner, self.limits.lease, self.clock, self.engine.digest
-        )
+        job = reports.begin_report(self.sessions, study_id, self.owner, self.limits.lease, self.clock, engine.digest)
         if job is None:
             return False
-        self._report(job)
+        self._report(job, engine)
         return True
 
-    def _report(self, job: ReportJob) -> None:
+    def _report(self, job: ReportJob, engine: Engine) -> None:
         with beating(lambda: self._renew(job.token), self.limits):
             try:
-                composed = compose(_material(job, self.store), self.engine, self.clock())
+                composed = compose(_material(job, self.store), engine, self.clock())
             except ReportError as error:
                 reports.fail_report(self.sessions, job, str(error), self.clock)
                 log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
@@ -122,13 +123,12 @@ def open_analyst(settings: Settings) -> tuple[Analyst, Callable[[], None]]:
     Raises:
         NoEnsemble: the ensemble of the configuration cannot be used.
     """
-    engine = load_engine(
-        ensemble_path(settings.ensemble), device=settings.worker.device, precision=settings.worker.precision
-    )
+    load = partial(load_engine, device=settings.worker.device, precision=settings.worker.precision)
+    current_engine = CurrentEngine(ensemble_path(settings.ensemble), load)
     sessions = open_ledger(settings.database_url)
     bell = Bell(settings.broker.url.get_secret_value())
     analyst = Analyst(
-        engine=engine,
+        current_engine=current_engine,
         sessions=sessions,
         store=InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes),
         destinations=tuple(peer.name for peer in settings.peers if peer.receives_reports),

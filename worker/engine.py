@@ -3,6 +3,7 @@
 Legend: B loops, T clip frames, S side of the clip in pixels, 3 = RGB.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ import torch
 
 from model.clip.loop import Clip
 from model.clip.spec import ClipSpec
-from model.ensemble import Ensemble
+from model.ensemble import Ensemble, fingerprint
 from model.errors import BundleError
 from model.prediction import EnsembleInfo, LoopOutputs
 from worker.errors import NoEnsemble
@@ -49,6 +50,39 @@ class Engine:
         indices_BT = torch.tensor([clip.indices], dtype=torch.long)
         (outputs,) = self.ensemble.predict_loops(clip.pixels_CTSS.unsqueeze(0), indices_BT)
         return outputs
+
+
+class CurrentEngine:
+    """The engine of a path; when another ensemble lies there, that one from the next call on."""
+
+    def __init__(self, path: Path, load: Callable[[Path], Engine]) -> None:
+        """Load the ensemble that lies there now.
+
+        Raises:
+            NoEnsemble: it cannot be used.
+        """
+        self._path = path
+        self._load = load
+        # Taken before the loading: a switch in between is seen at the next call.
+        self._seen = fingerprint(path)
+        self._engine = load(path)
+
+    def __call__(self) -> Engine:
+        """Return the engine to use now; one that cannot be loaded leaves the last one in use, and says so once."""
+        found = fingerprint(self._path)
+        if found == self._seen:
+            return self._engine
+        self._seen = found
+        before = self._engine.info
+        try:
+            self._engine = self._load(self._path)
+        except NoEnsemble as error:
+            log.error("ensemble_refused", reason=str(error), still_used=before.version, digest=before.digest)
+        else:
+            now = self._engine.info
+            log.info("ensemble_replaced", version=now.version, digest=now.digest, replaced=before.version,
+                     replaced_digest=before.digest)  # fmt: skip
+        return self._engine
 
 
 def load_engine(path: Path, *, device: str = "auto", precision: Precision = "auto") -> Engine:

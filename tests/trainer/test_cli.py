@@ -47,6 +47,11 @@ def test_a_fine_tuning_runs_from_the_command_line(
     run = open_finished(tmp_path / "run")
     assert code == 0
     assert "fine-tuned" in capsys.readouterr().out
+    evaluated = call(monkeypatch, "evaluate", run.path, "--data", store, "--out", tmp_path / "figures", "--json")
+    figures = json.loads(capsys.readouterr().out)
+    assert evaluated == 0
+    assert set(figures["tasks"]) == {"lvef", "view"}
+    assert set(figures["tasks"]["lvef"]["ci95"]) >= {"mae", "rmse", "r2", "pearson", "bias", "std"}
     assert (run.config.seed, run.config.epochs, run.config.net.pool) == (5, 1, "max")
     assert run.provenance.command[:2] == ("trainer", "finetune")
 

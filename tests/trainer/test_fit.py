@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -215,6 +216,16 @@ def test_resuming_on_other_data_is_refused(store: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="--data is not what"):
         pretrain([other], tmp_path / "run", masked(epochs=1), resume=True)
+
+
+def test_resuming_with_other_weights_to_start_from_is_refused(store: Path, tmp_path: Path) -> None:
+    pretrain([store], tmp_path / "encoder", masked(epochs=1))
+    finetune([store], tmp_path / "run", tuned(epochs=1, encoder=str(tmp_path / "encoder")))
+    rmtree(tmp_path / "encoder")
+    pretrain([store], tmp_path / "encoder", masked(epochs=1, seed=9))
+
+    with pytest.raises(UsageError, match="the weights to start from are not those"):
+        finetune([store], tmp_path / "run", tuned(epochs=1, encoder=str(tmp_path / "encoder")), resume=True)
 
 
 def test_resuming_where_there_is_no_run_is_refused(store: Path, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """The worker on a real ledger with the shipped networks: claims, reports, and what must not happen twice."""
 
 import io
+import json
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from pydicom import Dataset, dcmread, dcmwrite
+from structlog.testing import capture_logs
 
 from dicom_node import completion
 from dicom_node.clock import utc_now
@@ -23,7 +27,7 @@ from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
 from worker.analyse import Analyst
-from worker.engine import Engine, load_engine
+from worker.engine import CurrentEngine, Engine, load_engine
 from worker.errors import NoEnsemble
 from worker.phantom_study import Shot, make_study
 from worker.settings import Limits
@@ -59,7 +63,7 @@ def rung() -> list[int]:
 def analyst(engine: Engine, sessions: Sessions, store: InstanceStore, rung: list[int]) -> Analyst:
     """A worker."""
     return Analyst(
-        engine=engine,
+        current_engine=lambda: engine,
         sessions=sessions,
         store=store,
         destinations=("pacs",),
@@ -195,18 +199,96 @@ def test_a_study_without_a_patient_id_fails_with_the_reason(
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(
-    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+    engine: Engine, analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
 ) -> None:
     study_id = arrive(study, sessions, store, rung.append)
     claimed = analyst._claim(study_id)
     completion.tick(sessions, lambda: utc_now() + timedelta(minutes=1), timedelta(hours=1))  # the leases ran out
     again = claims.claim(sessions, study_id, "other", 8, timedelta(minutes=5), utc_now)
 
-    analyst._analyse(claimed)
+    analyst._analyse(claimed, engine)
 
     assert again
     assert shown(study, sessions)["loops_analysed"] == 0
     close_ledger(sessions)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """Two versions of the shipped ensemble, of which 1 is current."""
+    for version in ("1", "2"):
+        folder = tmp_path / "shelf" / "versions" / version
+        shutil.copytree(SHIPPED, folder)
+        manifest = json.loads((folder / "ensemble.json").read_text())
+        (folder / "ensemble.json").write_text(json.dumps(manifest | {"version": version}))
+    switch(tmp_path / "shelf", "1")
+    return tmp_path / "shelf"
+
+
+def switch(shelf: Path, version: str) -> None:
+    """Make another version current, as publishing does."""
+    (shelf / "next").symlink_to(Path("versions") / version)
+    (shelf / "next").rename(shelf / "current")
+
+
+def test_a_study_in_the_middle_of_a_switch_ends_in_one_report_of_the_new_ensemble(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int], shelf: Path
+) -> None:
+    study_id = arrive(study, sessions, store, rung.append)
+    complete(sessions)
+    holder = CurrentEngine(shelf, load_engine)
+    asked: list[str] = []
+
+    def current() -> Engine:
+        if len(asked) == 1:  # after the first batch
+            switch(shelf, "2")
+        engine = holder()
+        asked.append(engine.info.version)
+        return engine
+
+    replace(analyst, current_engine=current, limits=Limits(max_batch=1)).drain(study_id)
+
+    seen = shown(study, sessions)
+    assert asked[:2] == ["1", "2"]
+    assert (seen["state"], seen["loops_analysed"], len(seen["reports"])) == ("delivering", 2, 1)
+    report = dcmread(store.path(seen["reports"][0]["path"]))
+    assert "2" in versions(report)
+    assert "1" not in versions(report)
+    close_ledger(sessions)
+
+
+def test_an_ensemble_that_does_not_load_leaves_the_last_one_in_use(
+    shelf: Path,
+) -> None:
+    holder = CurrentEngine(shelf, load_engine)
+    manifest = shelf / "versions" / "2" / "ensemble.json"
+    whole = manifest.read_text()
+    manifest.write_text("{}")
+    with capture_logs() as logs:
+        switch(shelf, "2")
+        versions_used = [holder().info.version for _ in range(3)]
+        manifest.write_text(whole)
+        versions_used.append(holder().info.version)
+
+    assert versions_used == ["1", "1", "1", "2"]
+    events = [entry["event"] for entry in logs if entry["event"] != "ensemble_loaded"]
+    assert events == ["ensemble_refused", "ensemble_replaced"]
+
+
+def versions(report: Dataset) -> list[str]:
+    """Return every text under Algorithm Version."""
+    return [
+        item.TextValue
+        for item in items(report)
+        if "ConceptNameCodeSequence" in item and item.ConceptNameCodeSequence[0].CodeValue == "111003"
+    ]
+
+
+def items(item: Dataset) -> Iterator[Dataset]:
+    """Yield every content item below."""
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from items(child)
 
 
 def test_an_ensemble_that_is_missing_is_said_with_its_folder(tmp_path: Path) -> None:
