@@ -27,7 +27,7 @@ ROW = 125
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saliency:
-    """What one token draws on, 0..1 each."""
+    """What one token, or the mean of them, draws on, 0..1 each."""
 
     cells_thw: Tensor
     """float32, one number a token."""
@@ -39,7 +39,7 @@ def saliency(
     encoder: Encoder,
     clip_CTHW: Tensor,
     *,
-    row: int = ROW,
+    row: int | None = ROW,
     head_fusion: HeadFusion = "min",
     layers: Sequence[int] | None = None,
 ) -> Saliency:
@@ -48,14 +48,16 @@ def saliency(
     Args:
         encoder: it is left as it was.
         clip_CTHW: as the recipe of the weights normalises it.
-        row: token that is asked, smaller than L.
+        row: token that is asked, smaller than L; None: the mean over all, in which no token's skip connection to
+            itself outshines the rest.
         head_fusion: how the heads of a layer become one matrix.
         layers: blocks to follow, ascending; None: all.
     """
     num_frames, height, width = clip_CTHW.shape[1:]
     rolled_LL = roll(attentions(encoder, clip_CTHW[None])[0], head_fusion=head_fusion, layers=layers)
-    assert 0 <= row < len(rolled_LL), f"the clip has {len(rolled_LL)} tokens"
-    cells_thw = _stretched(rolled_LL[row].view(encoder.grid))
+    assert row is None or 0 <= row < len(rolled_LL), f"the clip has {len(rolled_LL)} tokens"
+    drawn_L = rolled_LL.mean(dim=0) if row is None else rolled_LL[row]
+    cells_thw = _stretched(drawn_L.view(encoder.grid))
     slices_tHW = functional.interpolate(cells_thw[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
     tubelet = num_frames // encoder.grid[0]
     return Saliency(cells_thw=cells_thw, pixels_THW=slices_tHW.repeat_interleave(tubelet, dim=0))

@@ -44,7 +44,7 @@ _COLUMNS = 8
 
 
 def explain(
-    run: Path, loop: Path, out: Path, *, head_fusion: HeadFusion = "min", row: int | None = None
+    run: Path, loop: Path, out: Path, *, head_fusion: HeadFusion = "min", row: int | None = None, all_rows: bool = False
 ) -> dict[str, Any]:
     """Return what a run says about a loop, and draw the attention rollout of its encoder over the frames.
 
@@ -54,22 +54,19 @@ def explain(
         out: folder to write to; what an earlier explanation wrote there is replaced.
         head_fusion: how the heads of a layer become one matrix.
         row: token whose attention is followed; None: the paper's, or the middle one of a smaller clip.
+        all_rows: follow all tokens and show the mean, instead of one of them.
 
     Raises:
         RunError: the run is not finished.
         DataError: the file gives no clip.
-        UsageError: `row` is no token of the clip, or `out` cannot be written.
+        UsageError: `row` is no token of the clip or stands beside `all_rows`, or `out` cannot be written.
     """
     finished = open_finished(run)
     spec, network = finished.config.clip, finished.network()
-    num_tokens = len(network.encoder.positions)
-    if row is None:
-        row = ROW if num_tokens > ROW else num_tokens // 2
-    if not 0 <= row < num_tokens:
-        raise UsageError(f"--row {row}: the clip has tokens 0 to {num_tokens - 1}: give one of them")
+    chosen = _row(row, all_rows=all_rows, num_tokens=len(network.encoder.positions))
     frames_THWC, indices, note = _read(loop, finished)
     clip_CTSS = make_clip(frames_THWC, spec)
-    found = saliency(network.encoder, clip_CTSS, row=row, head_fusion=head_fusion)
+    found = saliency(network.encoder, clip_CTSS, row=chosen, head_fusion=head_fusion)
     with torch.inference_mode():
         raw = network(clip_CTSS[None], torch.tensor(indices)[None])
     answers = {Task(name): decode(Task(name), values[0].tolist()) for name, values in raw.items()}
@@ -82,7 +79,7 @@ def explain(
         "tasks": {task.value: _answer(task, values) for task, values in answers.items()},
         "rollout": {
             "head_fusion": head_fusion,
-            "row": row,
+            "row": chosen,
             "grid": list(network.encoder.grid),
             "cells": [round(value, 4) for value in found.cells_thw.flatten().tolist()],
         },
@@ -98,6 +95,19 @@ def overlay(frame_HWC: Frames, saliency_HW: NDArray[np.float32]) -> Frames:
     weight_HW1 = _OPACITY * saliency_HW[..., None]
     mixed = frame_HWC * (1.0 - weight_HW1) + colours_HWC * weight_HW1
     return np.asarray(np.clip(mixed + 0.5, 0, 255), dtype=np.uint8)
+
+
+def _row(row: int | None, *, all_rows: bool, num_tokens: int) -> int | None:
+    """Return the token to ask, None for all of them."""
+    if all_rows:
+        if row is not None:
+            raise UsageError("--row: has no effect beside --all-rows: give one of the two")
+        return None
+    if row is None:
+        return ROW if num_tokens > ROW else num_tokens // 2
+    if not 0 <= row < num_tokens:
+        raise UsageError(f"--row {row}: the clip has tokens 0 to {num_tokens - 1}: give one of them")
+    return row
 
 
 def _read(loop: Path, run: FinishedRun) -> tuple[Frames, tuple[int, ...], str]:

@@ -113,3 +113,12 @@ def test_a_pixel_lies_under_its_own_cell(encoder: Encoder, clip: torch.Tensor) -
     t, h, w = (int(place) for place in torch.nonzero(found.cells_thw == 1.0)[0])
     brightest = int(found.pixels_THW[2 * t].argmax())
     assert (brightest // 32 // 8, brightest % 32 // 8) == (h, w)
+
+
+def test_all_rows_together_are_their_mean(encoder: Encoder, clip: torch.Tensor) -> None:
+    rolled = rollout.roll(rollout.attentions(encoder, clip[None])[0])
+
+    found = rollout.saliency(encoder, clip, row=None)
+
+    mean = rolled.mean(dim=0).view(4, 4, 4)
+    torch.testing.assert_close(found.cells_thw, (mean - mean.min()) / (mean.max() - mean.min()))

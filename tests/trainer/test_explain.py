@@ -100,6 +100,14 @@ def test_a_token_that_is_not_there_is_refused(run: Path, dicom: Path, tmp_path: 
         explain(run, dicom, tmp_path / "out", row=32)
 
 
+def test_all_tokens_may_be_asked_together(run: Path, dicom: Path, tmp_path: Path) -> None:
+    document = explain(run, dicom, tmp_path / "out", all_rows=True)
+
+    assert document["rollout"]["row"] is None
+    with pytest.raises(UsageError, match="--row"):
+        explain(run, dicom, tmp_path / "out", row=3, all_rows=True)
+
+
 def test_no_run_is_refused(dicom: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run"):
         explain(tmp_path, dicom, tmp_path / "out")
