@@ -8,7 +8,7 @@ from model.clip.spec import ClipSpec
 from model.tasks import Task, View
 
 Split = Literal["train", "val", "test"]
-Pixels = Literal["raw", "jpeg", "avi"]
+Pixels = Literal["raw", "jpeg"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -71,7 +71,7 @@ class StoreInfo(Closed):
     clip: ClipSpec
     """Recipe of the clips; pixels are stored before its normalisation."""
     pixels: Pixels
-    """`raw`: what the node computes, bit for bit; `jpeg`: a sixteenth of the bytes; `avi`: the paper's road."""
+    """`raw`: what the node computes, bit for bit; `jpeg` (quality 92, 4:4:4): a fraction of the bytes."""
     samples_sha256: Sha256
     """Digest of `samples.jsonl`."""
     counts: dict[str, int]
