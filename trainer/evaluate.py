@@ -21,7 +21,7 @@ from trainer.data.cohort import Cohort, Split
 from trainer.data.store import ClipStore, open_stores
 from trainer.errors import TrainerError, UsageError
 from trainer.metrics import RESAMPLES
-from trainer.predict import Progress, answer, labelled_cohort, no_progress
+from trainer.predict import Progress, answer, labelled_cohort
 from trainer.run import FinishedRun, open_finished
 from trainer.scores import Answers, Block, block, class_names, collect, dataset_names
 from trainer.tables import page
@@ -45,7 +45,7 @@ def evaluate(
     workers: int = 0,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a finished run, and write them to `out`; those of split test into the run as well.
 
@@ -59,7 +59,7 @@ def evaluate(
         workers: processes that read clips.
         resamples: of the intervals; 0: none.
         seed: of the resamples.
-        progress: called with the samples done and their number.
+        progress: called with the samples done and their number; None: the log is told.
 
     Raises:
         RunError: the run is not finished, or its weights give no finite numbers.

@@ -21,7 +21,7 @@ from trainer.data.cohort import Split
 from trainer.data.store import open_stores
 from trainer.evaluate import PLOTS, figures, of_data, prepare_folder, write
 from trainer.metrics import RESAMPLES
-from trainer.predict import Answer, Progress, answer_as_ensemble, labelled_cohort, no_progress
+from trainer.predict import Answer, Progress, answer_as_ensemble, labelled_cohort
 from trainer.scores import Answers, Block, by_study, collect, dataset_names, score
 
 NOT_RECOGNISED = "not recognised"
@@ -39,7 +39,7 @@ def evaluate_ensemble(
     batch: int = 8,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a published ensemble, and write them to `out`.
 
@@ -52,7 +52,7 @@ def evaluate_ensemble(
         batch: clips at once.
         resamples: of the intervals; 0: none.
         seed: of the resamples.
-        progress: called with the samples done and their number.
+        progress: called with the samples done and their number; None: the log is told.
 
     Raises:
         BundleError: the ensemble does not load.

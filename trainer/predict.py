@@ -3,7 +3,9 @@
 Legend: B clips, T frames, C = 3 RGB, S side of a clip.
 """
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ from trainer.data.cohort import Cohort, Entry, Split, labelled, target
 from trainer.data.loader import Clips, all_batches
 from trainer.data.store import ClipStore
 from trainer.errors import DataError, RunError
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with how many samples are done, and of how many."""
@@ -40,8 +44,21 @@ class Answer:
         return [math.fsum(values) / len(members) for values in zip(*members, strict=True)]
 
 
-def no_progress(done: int, total: int) -> None:
-    """Say nothing."""
+_PROGRESS_SECONDS = 10.0
+
+
+def log_progress() -> Progress:
+    """Return a progress that says how far it is every few seconds, and at the end."""
+    start = said = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done == total or now - said >= _PROGRESS_SECONDS:
+            said = now
+            log.info("%d of %d clips, %.1f clips/s", done, total, done / max(now - start, 1e-9))
+
+    return say
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -92,7 +109,7 @@ def answer(
     batch: int = 8,
     device: str = "auto",
     workers: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> list[Answer]:
     """Return what a network in evaluation mode says about each sample of a cohort, in its order, in float32.
 
@@ -103,12 +120,12 @@ def answer(
         batch: clips at once.
         device: such as "cpu", "cuda:0" or "auto".
         workers: processes that read clips.
-        progress: of the samples.
+        progress: called with the samples done and their number; None: the log is told.
 
     Raises:
         RunError: a number is not finite.
     """
-    where = choose_device(device)
+    where, progress = choose_device(device), progress or log_progress()
     network = network.to(where).eval()
     answers: list[Answer] = []
     for entries, clips_BCTSS, indices_BT in _clips(cohort, spec, batch, where, workers):
@@ -122,7 +139,7 @@ def answer(
 
 
 def answer_as_ensemble(
-    ensemble: Ensemble, cohort: Cohort, *, batch: int = 8, progress: Progress = no_progress
+    ensemble: Ensemble, cohort: Cohort, *, batch: int = 8, progress: Progress | None = None
 ) -> list[Answer]:
     """Return what every member of a published ensemble says about each sample, on the ensemble's own device.
 
@@ -132,6 +149,7 @@ def answer_as_ensemble(
         RunError: a number is not finite.
     """
     answers: list[Answer] = []
+    progress = progress or log_progress()
     has_study_tasks = any(task in ensemble.tasks for task in STUDY_TASKS)
     for entries, clips_BCTSS, indices_BT in _clips(cohort, ensemble.spec, batch, torch.device("cpu"), 0):
         loops = [place for place, entry in enumerate(entries) if entry.sample.kind != "stack"]
