@@ -13,13 +13,8 @@ from trainer.tables import page
 
 def document(dataset: str, subjects: int, views: tuple[str, ...] = ("A4C",)) -> dict[str, Any]:
     """Return an evaluation of the LVEF."""
-    rows = tuple(
-        Row(
-            dataset=dataset, subject=f"{dataset}/{patient}", study=f"{dataset}/{patient}", key=patient + view, view=view
-        )
-        for patient in map(str, range(subjects))
-        for view in views
-    )
+    places = [(f"{dataset}/{number}", view) for number in range(subjects) for view in views]
+    rows = tuple(Row(dataset=dataset, subject=one, study=one, key=one + view, view=view) for one, view in places)
     truth = np.linspace(30.0, 70.0, len(rows))
     answers = Answers(task=Task.LVEF, rows=rows, truth_N=truth, said_NK=(truth + 2.0)[:, None])
     return {
