@@ -4,7 +4,7 @@ Legend: N samples, K classes, S subjects.
 A difference is the prediction minus the truth.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,8 +193,3 @@ def _percentiles(values: Sequence[float | None]) -> list[float] | None:
         return None
     low, high = np.percentile(known, (2.5, 97.5))
     return [float(low), float(high)]
-
-
-def rounded(figures: Mapping[str, float | None], digits: int = 6) -> Figures:
-    """Return the figures with as many decimals as a file needs."""
-    return {name: None if value is None else round(value, digits) for name, value in figures.items()}
