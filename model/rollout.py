@@ -4,7 +4,7 @@ Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens in the order of the 
 It is a picture of attention, not of causes: the pooling and the heads behind the encoder have no part in it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -27,7 +27,7 @@ ROW = 125
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saliency:
-    """What one token draws on, 0..1 each."""
+    """What one token, or the mean of them, draws on, 0..1 each."""
 
     cells_thw: Tensor
     """float32, one number a token."""
@@ -39,7 +39,7 @@ def saliency(
     encoder: Encoder,
     clip_CTHW: Tensor,
     *,
-    row: int = ROW,
+    row: int | None = ROW,
     head_fusion: HeadFusion = "min",
     layers: Sequence[int] | None = None,
 ) -> Saliency:
@@ -48,52 +48,55 @@ def saliency(
     Args:
         encoder: it is left as it was.
         clip_CTHW: as the recipe of the weights normalises it.
-        row: token that is asked, smaller than L.
+        row: token that is asked, smaller than L; None: the mean over all, in which no token's skip connection to
+            itself outshines the rest.
         head_fusion: how the heads of a layer become one matrix.
         layers: blocks to follow, ascending; None: all.
     """
     num_frames, height, width = clip_CTHW.shape[1:]
-    rolled_LL = roll(attentions(encoder, clip_CTHW[None])[0], head_fusion=head_fusion, layers=layers)
-    assert 0 <= row < len(rolled_LL), f"the clip has {len(rolled_LL)} tokens"
-    cells_thw = _stretched(rolled_LL[row].view(encoder.grid))
+    rolled_LL = roll(attentions(encoder, clip_CTHW, head_fusion), layers)
+    assert row is None or 0 <= row < len(rolled_LL), f"the clip has {len(rolled_LL)} tokens"
+    drawn_L = rolled_LL.mean(dim=0) if row is None else rolled_LL[row]
+    cells_thw = _stretched(drawn_L.view(encoder.grid))
     slices_tHW = functional.interpolate(cells_thw[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
     tubelet = num_frames // encoder.grid[0]
     return Saliency(cells_thw=cells_thw, pixels_THW=slices_tHW.repeat_interleave(tubelet, dim=0))
 
 
-def roll(
-    attentions_NLL: Sequence[Tensor], *, head_fusion: HeadFusion = "min", layers: Sequence[int] | None = None
-) -> Tensor:
+def roll(fused_LL: Sequence[Tensor], layers: Sequence[int] | None = None) -> Tensor:
     """Return the product of the layers' attention, each with half of the skip connection: (L, L), rows sum to one."""
-    chosen = attentions_NLL if layers is None else [attentions_NLL[layer] for layer in layers]
-    length = chosen[0].shape[-1]
-    identity_LL = torch.eye(length, device=chosen[0].device)
+    chosen = fused_LL if layers is None else [fused_LL[layer] for layer in layers]
+    identity_LL = torch.eye(len(chosen[0]))
     rolled_LL = identity_LL
-    for attention_NLL in chosen:
-        mixed_LL = (_strongest(_fused(attention_NLL, head_fusion)) + identity_LL) / 2.0
+    for attention_LL in chosen:
+        mixed_LL = (_strongest(attention_LL) + identity_LL) / 2.0
         rolled_LL = (mixed_LL / mixed_LL.sum(dim=-1, keepdim=True)) @ rolled_LL
     return rolled_LL
 
 
 @torch.inference_mode()
-def attentions(encoder: Encoder, clips_BCTHW: Tensor) -> list[list[Tensor]]:
-    """Return each clip's attention matrices, layer by layer, (N, L, L) in float32 on the CPU."""
+def attentions(encoder: Encoder, clip_CTHW: Tensor, head_fusion: HeadFusion = "min") -> list[Tensor]:
+    """Return each layer's attention over a clip, its heads made one: (L, L), float32 on the CPU."""
     kept: list[Tensor] = []
-    with _plain_attention(encoder, kept):
-        encoder(clips_BCTHW)
-    return [[layer_BNLL[clip] for layer_BNLL in kept] for clip in range(len(clips_BCTHW))]
+
+    def keep(attention_BNLL: Tensor) -> None:
+        kept.append(_fused(attention_BNLL[0], head_fusion).float().cpu())  # all heads of all layers would be gigabytes
+
+    with _plain_attention(encoder, keep):
+        encoder(clip_CTHW[None])
+    return kept
 
 
 @contextmanager
-def _plain_attention(encoder: Encoder, kept: list[Tensor]) -> Iterator[None]:
-    """Let each block compute its attention as a matrix, which the fused kernel never does, and keep it."""
+def _plain_attention(encoder: Encoder, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """Let each block compute its attention as a matrix, which the fused kernel never does, and show it to `see`."""
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0].float().cpu())
+    def show(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        see(inputs[0])
 
     layers = [cast(EvaBlock, block).attn for block in encoder.blocks]
     before = [layer.fused_attn for layer in layers]
-    hooks = [layer.attn_drop.register_forward_pre_hook(keep) for layer in layers]
+    hooks = [layer.attn_drop.register_forward_pre_hook(show) for layer in layers]
     try:
         for layer in layers:
             layer.fused_attn = False

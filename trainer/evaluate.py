@@ -21,7 +21,7 @@ from trainer.data.store import ClipStore, dataset_names, open_stores
 from trainer.errors import TrainerError, UsageError
 from trainer.files import replacing
 from trainer.metrics import RESAMPLES
-from trainer.predict import Progress, answer, labelled_cohort, no_progress
+from trainer.predict import Progress, answer, labelled_cohort
 from trainer.run import FinishedRun, open_finished
 from trainer.scores import Answers, Block, block, class_names, collect
 from trainer.tables import page
@@ -45,7 +45,7 @@ def evaluate(
     workers: int = 0,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a finished run, and write them to `out`; those of split test into the run as well.
 
@@ -59,7 +59,7 @@ def evaluate(
         workers: processes that read clips.
         resamples: of the intervals; 0: none.
         seed: of the resamples.
-        progress: called with the samples done and their number.
+        progress: called with the samples done and their number; None: the log is told.
 
     Raises:
         RunError: the run is not finished, or its weights give no finite numbers.
@@ -92,14 +92,16 @@ def evaluate(
 def of_data(data: Sequence[Path], split: Split, cohort: Cohort, stores: Sequence[ClipStore]) -> Block:
     """Return what an evaluation says about its data: paths, split, counts and digests."""
     paths = [str(path) for path in data]
+    names = dataset_names(stores)
     return {
         "data": paths[0] if len(paths) == 1 else paths,
         "split": split,
         "n": len(cohort.entries),
         "n_subjects": cohort.num_subjects,
+        "data_digests": {name: store.digest for name, store in zip(names, stores, strict=True)},
         "datasets": {
-            name: {"dataset": store.info.dataset, "digest": store.digest, "path": path}
-            for name, store, path in zip(dataset_names(stores), stores, paths, strict=True)
+            name: {"dataset": store.info.dataset, "path": path}
+            for name, store, path in zip(names, stores, paths, strict=True)
         },
     }
 

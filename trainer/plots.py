@@ -131,7 +131,7 @@ def confusion_matrix(
     counts: NDArray[np.int64], true_names: Sequence[str], answered_names: Sequence[str], title: str, file: Path
 ) -> None:
     """Draw counts, a row each true class; the shade is the share of the row."""
-    figure, axes = _axes(1.6 + 0.9 * len(answered_names), 1.5 + 0.75 * len(true_names))
+    figure, axes = _axes(2.4 + 0.9 * len(answered_names), 1.7 + 0.75 * len(true_names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     for row, column in np.ndindex(*counts.shape):

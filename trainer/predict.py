@@ -3,7 +3,9 @@
 Legend: B clips, T frames, C = 3 RGB, S side of a clip.
 """
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,14 +15,17 @@ from torch import Tensor
 from model.bundle import exact
 from model.clip.spec import ClipSpec
 from model.clip.transform import normalise
+from model.ensemble import Ensemble
 from model.net.echo_vision import EchoVision
 from model.prediction import LoopOutputs, decode
-from model.tasks import Task
+from model.tasks import STUDY_TASKS, Task
 from trainer.data.cohort import Cohort, Entry, labelled, target
 from trainer.data.loader import Clips, all_batches
 from trainer.data.manifest import Split
 from trainer.data.store import ClipStore
 from trainer.errors import DataError, RunError
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with how many samples are done, and of how many."""
@@ -40,8 +45,21 @@ class Answer:
         return [math.fsum(values) / len(members) for values in zip(*members, strict=True)]
 
 
-def no_progress(done: int, total: int) -> None:
-    """Say nothing."""
+_PROGRESS_SECONDS = 10.0
+
+
+def log_progress() -> Progress:
+    """Return a progress that says how far it is every few seconds, and at the end."""
+    start = said = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done == total or now - said >= _PROGRESS_SECONDS:
+            said = now
+            log.info("%d of %d clips, %.1f clips/s", done, total, done / max(now - start, 1e-9))
+
+    return say
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -92,7 +110,7 @@ def answer(
     batch: int = 8,
     device: str = "auto",
     workers: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> list[Answer]:
     """Return what a network in evaluation mode says about each sample of a cohort, in its order, in float32.
 
@@ -103,12 +121,12 @@ def answer(
         batch: clips at once.
         device: such as "cpu", "cuda:0" or "auto".
         workers: processes that read clips.
-        progress: of the samples.
+        progress: called with the samples done and their number; None: the log is told.
 
     Raises:
         RunError: a number is not finite.
     """
-    where = choose_device(device)
+    where, progress = choose_device(device), progress or log_progress()
     network = network.to(where).eval()
     answers: list[Answer] = []
     for entries, clips_BCTSS, indices_BT in _clips(cohort, spec, batch, where, workers):
@@ -116,6 +134,32 @@ def answer(
             raw = {Task(name): rows.float().cpu().tolist() for name, rows in network(clips_BCTSS, indices_BT).items()}
         for place, entry in enumerate(entries):
             outputs = {task: [decode(task, rows[place])] for task, rows in raw.items()}
+            answers.append(_checked(Answer(entry=entry, outputs=outputs)))
+        progress(len(answers), len(cohort.entries))
+    return answers
+
+
+def answer_as_ensemble(
+    ensemble: Ensemble, cohort: Cohort, *, batch: int = 8, progress: Progress | None = None
+) -> list[Answer]:
+    """Return what every member of a published ensemble says about each sample, on the ensemble's own device.
+
+    A stack goes the way of a study, everything else that of a loop.
+
+    Raises:
+        RunError: a number is not finite.
+    """
+    answers: list[Answer] = []
+    progress = progress or log_progress()
+    has_study_tasks = any(task in ensemble.tasks for task in STUDY_TASKS)
+    for entries, clips_BCTSS, indices_BT in _clips(cohort, ensemble.spec, batch, torch.device("cpu"), 0):
+        loops = [place for place, entry in enumerate(entries) if entry.sample.kind != "stack"]
+        of_loops = iter(ensemble.predict_loops(clips_BCTSS[loops], indices_BT[loops]))
+        for place, entry in enumerate(entries):
+            if entry.sample.kind != "stack":
+                outputs = next(of_loops)
+            else:
+                outputs = ensemble.predict_study(clips_BCTSS[place], indices_BT[place]) if has_study_tasks else {}
             answers.append(_checked(Answer(entry=entry, outputs=outputs)))
         progress(len(answers), len(cohort.entries))
     return answers

@@ -168,9 +168,8 @@ class PapillaryLevel:
         rest = heart.ventricle(0.0)
         origin = (6.0 + pose.shift_x_mm, 38.0 + rest.half_width_mm + heart.wall_mm + pose.shift_z_mm)
         self._frame = Frame2D(x, z, origin=origin, degrees=pose.tilt_degrees)
-        self._radius = np.hypot(self._frame.a, self._frame.t)
-        upright: Plane = np.abs(self._frame.a) / np.maximum(self._radius, np.float32(1.0))
-        self._specular_db: Plane = np.float32(8.0) * upright - np.float32(5.0)
+        upright = np.abs(self._frame.a) / np.maximum(np.hypot(self._frame.a, self._frame.t), np.float32(1.0))
+        self._specular_db: Plane = np.asarray(8.0 * upright - 5.0, dtype=np.float32)
 
     def at(self, time_ms: float) -> Moment:
         """Return what the view shows at this time."""

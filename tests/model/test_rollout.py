@@ -30,7 +30,7 @@ def rolled_by_hand(attentions: list[torch.Tensor]) -> torch.Tensor:
     """Return the rollout entry by entry, as the paper's text and code say it."""
     rolled = torch.eye(LENGTH, dtype=torch.float64)
     for attention in attentions:
-        flat = attention.amin(dim=0).double().flatten().tolist()
+        flat = attention[0].amin(dim=0).double().flatten().tolist()
         order = sorted(range(len(flat)), key=lambda place: flat[place])
         for place in order[: int(len(flat) * 0.9)]:
             if place != 0:
@@ -40,26 +40,31 @@ def rolled_by_hand(attentions: list[torch.Tensor]) -> torch.Tensor:
     return rolled
 
 
+def all_heads(encoder: Encoder, clip: torch.Tensor) -> list[torch.Tensor]:
+    """Return each layer's attention, (1, N, L, L)."""
+    seen: list[torch.Tensor] = []
+    with torch.inference_mode(), rollout._plain_attention(encoder, seen.append):
+        encoder(clip[None])
+    return seen
+
+
 def test_the_rollout_is_that_of_the_paper(encoder: Encoder, clip: torch.Tensor) -> None:
-    attentions = rollout.attentions(encoder, clip[None])[0]
+    rolled = rollout.roll(rollout.attentions(encoder, clip))
 
-    rolled = rollout.roll(attentions)
-
-    assert len(attentions) == 3
-    torch.testing.assert_close(rolled.double(), rolled_by_hand(attentions), rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(rolled.double(), rolled_by_hand(all_heads(encoder, clip)), rtol=0.0, atol=1e-6)
     torch.testing.assert_close(rolled.sum(dim=1), torch.ones(LENGTH))
 
 
 def test_the_first_entry_is_never_discarded() -> None:
-    attention = torch.full((1, 10, 10), 0.5)
-    attention[0, 0, 0] = 0.1
+    attention = torch.full((10, 10), 0.5)
+    attention[0, 0] = 0.1
 
     rolled = rollout.roll([attention])
 
     # (0.1 + 1) / 2 of the diagonal against what else of the first row is left
     assert rolled[0, 0] > 0.5
-    assert rollout._strongest(attention[0])[0, 0] == pytest.approx(0.1)
-    assert int((rollout._strongest(attention[0]) == 0.0).sum()) == 89
+    assert rollout._strongest(attention)[0, 0] == pytest.approx(0.1)
+    assert int((rollout._strongest(attention) == 0.0).sum()) == 89
 
 
 def test_the_kept_matrices_are_attention_and_the_network_stays_as_it_was(encoder: Encoder, clip: torch.Tensor) -> None:
@@ -67,12 +72,12 @@ def test_the_kept_matrices_are_attention_and_the_network_stays_as_it_was(encoder
     with torch.inference_mode():
         before = encoder(clip[None])
 
-    attentions = rollout.attentions(encoder, clip[None])[0]
+    attentions = all_heads(encoder, clip)
 
     with torch.inference_mode():
         after = encoder(clip[None])
-    assert attentions[0].shape == (4, LENGTH, LENGTH)
-    torch.testing.assert_close(attentions[0].sum(dim=-1), torch.ones(4, LENGTH))
+    assert [attention.shape for attention in attentions] == [(1, 4, LENGTH, LENGTH)] * 3
+    torch.testing.assert_close(attentions[0].sum(dim=-1), torch.ones(1, 4, LENGTH))
     assert [block.attn.fused_attn for block in encoder.blocks] == fused_before
     assert all(not block.attn.attn_drop._forward_pre_hooks for block in encoder.blocks)
     assert torch.equal(before, after)
@@ -81,7 +86,7 @@ def test_the_kept_matrices_are_attention_and_the_network_stays_as_it_was(encoder
 def test_plain_attention_answers_as_the_fused_kernel_does(encoder: Encoder, clip: torch.Tensor) -> None:
     with torch.inference_mode():
         fused = encoder(clip[None])
-        with rollout._plain_attention(encoder, []):
+        with rollout._plain_attention(encoder, lambda attention: None):
             plain = encoder(clip[None])
 
     torch.testing.assert_close(plain, fused, rtol=0.0, atol=1e-5)
@@ -102,9 +107,9 @@ def test_saliency_has_the_shape_of_the_clip_and_lies_between_0_and_1(
 
 
 def test_layers_may_be_chosen(encoder: Encoder, clip: torch.Tensor) -> None:
-    attentions = rollout.attentions(encoder, clip[None])[0]
+    attentions = rollout.attentions(encoder, clip)
 
-    torch.testing.assert_close(rollout.roll(attentions, layers=[0, 2]), rollout.roll([attentions[0], attentions[2]]))
+    torch.testing.assert_close(rollout.roll(attentions, [0, 2]), rollout.roll([attentions[0], attentions[2]]))
 
 
 def test_a_pixel_lies_under_its_own_cell(encoder: Encoder, clip: torch.Tensor) -> None:
@@ -113,3 +118,12 @@ def test_a_pixel_lies_under_its_own_cell(encoder: Encoder, clip: torch.Tensor) -
     t, h, w = (int(place) for place in torch.nonzero(found.cells_thw == 1.0)[0])
     brightest = int(found.pixels_THW[2 * t].argmax())
     assert (brightest // 32 // 8, brightest % 32 // 8) == (h, w)
+
+
+def test_all_rows_together_are_their_mean(encoder: Encoder, clip: torch.Tensor) -> None:
+    rolled = rollout.roll(rollout.attentions(encoder, clip))
+
+    found = rollout.saliency(encoder, clip, row=None)
+
+    mean = rolled.mean(dim=0).view(4, 4, 4)
+    torch.testing.assert_close(found.cells_thw, (mean - mean.min()) / (mean.max() - mean.min()))
