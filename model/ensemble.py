@@ -32,7 +32,7 @@ CURRENT = "current"
 """On a shelf: the link to the version that workers load."""
 
 SHIPPED = Path(__file__).parent / "shipped"
-"""The ensemble that the package brings; `python -m trainer.readout` makes it."""
+"""The ensemble that the package brings; `make phantom-ensemble` makes it."""
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """One plain path component: no separator, no leading dot, so that a manifest cannot name a file elsewhere."""

@@ -4,6 +4,7 @@ TrainerError               one line for the user: what, which file or key, what 
 +-- UsageError             the call or the configuration is wrong; exit code 2
 +-- DataError              a data set or a store is wrong (a column is missing, a patient is on both sides of a split)
 +-- RunError               a run cannot be used or cannot go on (incomplete, other architecture, loss not finite)
++-- PublishError           an ensemble is not put into use; what was in use stays so
 """
 
 
@@ -21,3 +22,7 @@ class DataError(TrainerError):
 
 class RunError(TrainerError):
     """A run cannot be used or cannot go on; what it had kept is still there."""
+
+
+class PublishError(TrainerError):
+    """An ensemble is not put into use; the message says what speaks against it."""

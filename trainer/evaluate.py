@@ -175,6 +175,7 @@ def _provenance(run: FinishedRun, stores: Sequence[ClipStore]) -> Block:
         "git_revision": run.provenance.git_revision,
         "seed": run.config.seed,
         "best": run.best.model_dump(),
+        "weights_sha256": run.weights_sha256,
         "trained_on": trained_on,
         "prepared_anew_since": changed,
     }

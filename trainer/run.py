@@ -69,6 +69,8 @@ class Provenance(Closed):
     """Of the training split."""
     views: dict[Task, tuple[View, ...]]
     """Views that each task was trained on."""
+    is_phantom: bool
+    """A store that it was trained on is synthetic."""
     started_at: datetime
     """UTC."""
 
@@ -206,6 +208,7 @@ def provenance_of(
         num_samples=len(cohort.entries),
         num_subjects=cohort.num_subjects,
         views=cohort.views(tasks),
+        is_phantom=any(store.info.is_phantom for store in cohort.stores),
         started_at=datetime.now(UTC),
     )
 
@@ -228,6 +231,11 @@ class FinishedRun:
     def data_digests(self) -> dict[str, str]:
         """Return each data set's digest."""
         return self.provenance.data
+
+    @property
+    def weights_sha256(self) -> str:
+        """Return the digest of the best weights' file."""
+        return sha256_of(self.path / BEST)
 
     def network(self) -> EchoVision:
         """Return the network with its best weights, in evaluation mode, on the CPU.

@@ -1,0 +1,152 @@
+"""A shelf: versions of an ensemble side by side, and a link to the one that workers load.
+
+SHELF/versions/V/   a version, never changed once it has its name
+SHELF/current       link to the version in use; replaced in one rename, so that a reader sees the old or the new one
+SHELF/previous      link to the version that it replaced
+SHELF/.lock         held while somebody publishes or rolls back; its holder's death frees it
+
+Killed at any moment, what was current stays current: a new version is whole before its name exists, and it has its
+name before the link turns to it.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model.bundle import write_folder
+from model.ensemble import CURRENT, MANIFEST
+from trainer.errors import PublishError, UsageError
+
+PREVIOUS = "previous"
+_VERSIONS = "versions"
+_LOCK = ".lock"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # one plain path component
+
+
+class Shelf:
+    """A shelf whose lock is held."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a locked folder; `locked` is the way in."""
+        self.path = path
+
+    @property
+    def current(self) -> Path | None:
+        """Return the folder of the version in use, None before the first."""
+        return self._linked(CURRENT)
+
+    @property
+    def previous(self) -> Path | None:
+        """Return the folder of the version before it, None if nothing is known to go back to."""
+        found = self._linked(PREVIOUS)
+        return None if found == self.current else found  # equal: somebody was killed between the two links
+
+    def version_path(self, version: str) -> Path:
+        """Return the folder of a version that is not there yet.
+
+        Raises:
+            UsageError: it is no name of a folder.
+            PublishError: the version is there.
+        """
+        if not _NAME.fullmatch(version):
+            raise UsageError(f"--version {version!r}: use letters, digits, '.', '_' and '-', at most 64")
+        path = self.path / _VERSIONS / version
+        if path.exists():
+            raise PublishError(f"{path}: is there already, and a version never changes: choose another --version")
+        return path
+
+    def add(self, version: str, write: Callable[[Path], None]) -> Path:
+        """Put a version beside the others, whole or not at all; it is not in use yet."""
+        path = self.version_path(version)
+        path.parent.mkdir(exist_ok=True)
+        for left_over in path.parent.glob(".*"):  # of a publisher that was killed: the lock is ours
+            shutil.rmtree(left_over)
+        write_folder(path, write)
+        return path
+
+    def switch(self, version: Path) -> None:
+        """Make a version the one in use, and remember the one before."""
+        if self.current is not None:
+            self._link(PREVIOUS, self.current)
+        self._link(CURRENT, version)
+
+    def switch_back(self) -> Path:
+        """Make the version before the one in use again, and return it.
+
+        Raises:
+            PublishError: there is none.
+        """
+        version = self.previous
+        if version is None:
+            raise PublishError(f"{self.path}: has no previous version to go back to: publish one")
+        if not (version / MANIFEST).is_file():
+            raise PublishError(f"{version}: the previous version is gone: publish one")
+        self._link(CURRENT, version)
+        (self.path / PREVIOUS).unlink()
+        return version
+
+    def _linked(self, name: str) -> Path | None:
+        link = self.path / name
+        return self.path / link.readlink() if link.is_symlink() else None
+
+    def _link(self, name: str, version: Path) -> None:
+        temporary = self.path / f".{name}.new"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path(_VERSIONS) / version.name)
+        temporary.replace(self.path / name)
+        _fsync(self.path)
+
+
+@contextmanager
+def locked(path: Path, *, make: bool) -> Iterator[Shelf]:
+    """Yield the shelf at `path`; nobody else changes it meanwhile.
+
+    Args:
+        path: a shelf; with `make`, a folder that is empty or does not exist will do.
+        make: whether a missing shelf is made.
+
+    Raises:
+        PublishError: it is no shelf, somebody else holds it, or the disk does not take what is written.
+    """
+    _check(path, make=make)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / _LOCK).open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PublishError(f"{path}: somebody else publishes here: try again when that is done") from error
+            yield Shelf(path)
+    except OSError as error:
+        where = error.filename or path
+        raise PublishError(
+            f"{where}: {error.strerror or error}: what is in use stays; mend it and try again"
+        ) from error
+
+
+def _check(path: Path, *, make: bool) -> None:
+    if (path / MANIFEST).exists():
+        raise PublishError(
+            f"{path}: is a plain ensemble, whose files workers may be reading: publish to a new folder, and name that"
+            " as ensemble.path in the node's configuration"
+        )
+    link = path / CURRENT
+    if link.exists() and not link.is_symlink():
+        raise PublishError(f"{link}: is no link: copy the shelf with its links (cp -a), or publish to a new folder")
+    is_shelf = link.is_symlink() or (path / _LOCK).exists()
+    if not is_shelf and not make:
+        raise PublishError(f"{path}: is no shelf: nothing was published there yet")
+    if not is_shelf and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise PublishError(f"{path}: is there and is no shelf: publish to a new folder")
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
