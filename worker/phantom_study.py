@@ -14,8 +14,10 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID as PydicomUID
 from pydicom.uid import JPEGBaseline8Bit, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
+from model.phantom.anatomy import random_pose
 from model.phantom.heart import Heart
-from model.phantom.scan import Frames, Screen, render
+from model.phantom.scan import Frames, render
+from model.phantom.screen import Screen
 from model.tasks import View
 
 _FRAME_TIME_MS = 33.3
@@ -51,7 +53,13 @@ def make_study(heart: Heart, *, seed: int, at: datetime, shots: Sequence[Shot] =
         rng = np.random.default_rng([seed, number])
         screen = Screen(rows=480, columns=640, has_colour=shot.has_colour)
         frames = render(
-            heart, shot.view, num_frames=shot.num_frames, frame_time_ms=_FRAME_TIME_MS, rng=rng, screen=screen
+            heart,
+            shot.view,
+            num_frames=shot.num_frames,
+            frame_time_ms=_FRAME_TIME_MS,
+            rng=rng,
+            screen=screen,
+            pose=random_pose(rng),
         )
         yield _instance(frames, study_uid=study_uid, number=number, at=at)
 

@@ -134,11 +134,13 @@ class ValveLevel:
         swell = 1.0 + 0.12 * share
         left_atrium = chamber(echo_db, ellipse(right, down, (6.0, 33.0), (30.0, 17.0 * swell)), rim=1.25)
         right_atrium = chamber(echo_db, ellipse(right, down, (-36.0, 22.0), (17.0, 19.0 * swell)), rim=1.25)
-        self._outflow(echo_db, right, down, 1.0 - 0.25 * share)
+        outflow = self._outflow(echo_db, right, down, 1.0 - 0.25 * share)
         stroke(echo_db, right, down, ((-13.0, 12.0), (-21.0, 46.0)), 3.0, FIBROUS)
         stroke(echo_db, right, down, ((-15.0, -2.0), (-32.0, 1.0)), 2.2, FIBROUS)
         short_axis(echo_db, right, down, heart, time_ms)
-        flow = np.where(left_atrium | right_atrium, np.float32(0.6 - share), np.float32(0.0))
+        filling = np.where(left_atrium | right_atrium, np.float32(heart.mitral_opening(time_ms)), np.float32(0.0))
+        root = ellipse(right, down, (0.0, 0.0), (ROOT_MM, ROOT_MM)) < 1.0
+        flow = np.where(outflow | root, np.float32(-heart.aortic_opening(time_ms)), filling)
         moved = np.ones_like(right)
         return Moment(
             echo_db=echo_db,
@@ -147,16 +149,17 @@ class ValveLevel:
             flow=flow,
         )
 
-    def _outflow(self, echo_db: Plane, right: Plane, down: Plane, size: float) -> None:
+    def _outflow(self, echo_db: Plane, right: Plane, down: Plane, size: float) -> Mask:
         """Draw the outflow that wraps the valve from the tricuspid valve, left, to the pulmonary artery, right."""
         distance = np.hypot(right, down)
         inner, outer = ROOT_MM + 3.5, ROOT_MM + 3.5 + 20.0 * size
         around = (self._angle > -12.0) & (self._angle < 188.0)
         paint(echo_db, (distance < outer + 4.0) & around, np.float32(MUSCLE))
-        paint(echo_db, (distance < outer) & (distance > inner) & around, np.float32(BLOOD))
-        artery = ellipse(right, down, (30.0, 16.0), (9.0, 24.0))
-        chamber(echo_db, artery, rim=1.4, wall_db=FIBROUS)
+        blood: Mask = (distance < outer) & (distance > inner) & around
+        paint(echo_db, blood, np.float32(BLOOD))
+        artery = chamber(echo_db, ellipse(right, down, (30.0, 16.0), (9.0, 24.0)), rim=1.4, wall_db=FIBROUS)
         stroke(echo_db, right, down, ((20.0, -4.0), (36.0, -6.0)), 2.0, FIBROUS)
+        return blood | artery
 
 
 class PapillaryLevel:

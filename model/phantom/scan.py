@@ -24,6 +24,7 @@ Frames = NDArray[np.uint8]
 _RANGE_DB = 60.0
 """From black to white."""
 _LEAST_FLOW = 0.1
+_TOWARDS, _AWAY = np.array([235.0, 90.0, 20.0]), np.array([20.0, 95.0, 240.0])
 
 
 def render(
@@ -61,7 +62,7 @@ def render(
         pixels_NC = frames[index].reshape(-1, 3)
         pixels_NC[fan.inside] = scanner.grey(moment)[:, None]
         if screen.has_colour:
-            _paint_flow(pixels_NC, moment, fan)
+            _paint_flow(pixels_NC, moment, fan, rng)
         if screen.has_ecg:
             draw_ecg(frames[index], heart, time_ms, progress=index / max(num_frames - 1, 1))
     return frames
@@ -140,7 +141,8 @@ class _Scanner:
         return np.asarray(np.clip(level, 0.0, 255.0), dtype=np.uint8)
 
 
-def _paint_flow(pixels_NC: Frames, moment: Moment, fan: Fan) -> None:
-    """Lay colour Doppler over the blood: red towards the probe, blue away from it (BART)."""
-    for where, colour in ((moment.flow > _LEAST_FLOW, (210, 60, 20)), (moment.flow < -_LEAST_FLOW, (20, 70, 215))):
-        pixels_NC[fan.inside[where]] = colour
+def _paint_flow(pixels_NC: Frames, moment: Moment, fan: Fan, rng: Generator) -> None:
+    """Lay colour Doppler over the blood: red towards the probe, blue away from it (BART), the brighter the faster."""
+    for where, colour in ((moment.flow > _LEAST_FLOW, _TOWARDS), (moment.flow < -_LEAST_FLOW, _AWAY)):
+        speed = np.minimum(0.45 + 0.55 * np.abs(moment.flow[where]), 1.0) * rng.uniform(0.8, 1.0, int(where.sum()))
+        pixels_NC[fan.inside[where]] = (speed[:, None] * colour).astype(np.uint8)

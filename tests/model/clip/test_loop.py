@@ -14,7 +14,8 @@ from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import make_clip, make_still
 from model.errors import NotALoop, UnreadableLoop
 from model.phantom.heart import Heart
-from model.phantom.scan import Screen, render
+from model.phantom.scan import render
+from model.phantom.screen import Screen
 from model.tasks import View
 from tests.doubles.loops import jpeg, write_encapsulated, write_native
 

@@ -14,7 +14,8 @@ from model.clip.select import Reason, inspect, select
 from model.clip.source import Frames, LoopHeader, Region
 from model.clip.spec import frame_indices
 from model.phantom.heart import Heart
-from model.phantom.scan import Screen, render
+from model.phantom.scan import render
+from model.phantom.screen import Screen
 from model.tasks import View
 from tests.doubles.loops import US_MULTI_FRAME
 
