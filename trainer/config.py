@@ -124,6 +124,8 @@ class FinetuneConfig(Recipe):
     """The encoder stays as it is."""
     use_unknown_views: bool = False
     """Loops whose view nobody knows train the tasks of certain views too."""
+    view_only_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the loops that speak for the view alone, chosen by the seed: beside other tasks a few teach it."""
     head_bias_from_data: bool = True
     """The last layer starts at the mean of the training targets, so that no epoch is spent on finding it."""
 

@@ -17,7 +17,7 @@ from model.net.echo_vision import Branch, EchoVision, SharedBranch
 from model.tasks import CATALOGUE, Kind, Task
 from trainer import plots
 from trainer.config import FinetuneConfig
-from trainer.data.cohort import Cohort, Entry, fraction, labelled, target
+from trainer.data.cohort import Cohort, Entry, fraction, labelled, target, thin
 from trainer.data.loader import Batch, Clips
 from trainer.data.store import open_stores
 from trainer.encoder_weights import load_encoder
@@ -42,6 +42,7 @@ def finetune(
     unknown = config.use_unknown_views
     train = labelled(stores, "train", config.tasks, use_unknown_views=unknown)
     train = fraction(train, config.data_fraction, config.seed)
+    train = thin(train, config.tasks, config.view_only_fraction, config.seed, use_unknown_views=unknown)
     val = labelled(stores, "val", config.tasks, use_unknown_views=unknown)
     accelerator = make_accelerator(may_miss_parts=len(config.tasks) > 1)
     torch.manual_seed(config.seed)

@@ -86,6 +86,26 @@ def fraction(cohort: Cohort, share: float, seed: int) -> Cohort:
     return Cohort(stores=cohort.stores, entries=tuple(entry for entry in cohort.entries if entry.subject in kept))
 
 
+def thin(
+    cohort: Cohort, tasks: Sequence[Task], share: float, seed: int, *, use_unknown_views: bool = False
+) -> Cohort:
+    """Return all samples that speak for more than the view, and a share of the others, drawn by the seed.
+
+    Most loops of a real study show views that no measurement is taken from: one in ten of them teaches the view as
+    well, and costs a tenth.
+    """
+    if share == 1.0 or tuple(tasks) == (Task.VIEW,):
+        return cohort
+    others = [task for task in tasks if task is not Task.VIEW]
+    is_rich = [
+        any(target(one.sample, task, use_unknown_views=use_unknown_views) is not None for task in others)
+        for one in cohort.entries
+    ]
+    drawn = np.random.default_rng([seed, len(cohort.entries)]).random(len(cohort.entries)) < share
+    kept = tuple(one for one, rich, lucky in zip(cohort.entries, is_rich, drawn, strict=True) if rich or lucky)
+    return Cohort(stores=cohort.stores, entries=kept)
+
+
 def target(sample: Sample, task: Task, *, use_unknown_views: bool = False) -> float | None:
     """Return what the task's head should put out, None where the sample does not speak for it.
 
