@@ -83,7 +83,7 @@ FRESH = Ranges(
     shadows=2,
     frame_time_ms=(16.0, 55.0),
     vendors=(Vendor.PHILIPS, Vendor.SIEMENS, Vendor.CANON),
-    factors=(1.0, 1.5, 2.7),
+    factors=(1.0, 1.5),
 )
 """What networks are evaluated on: hearts and screens beyond those of training on every side, one vendor unseen."""
 

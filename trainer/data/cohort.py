@@ -86,9 +86,7 @@ def fraction(cohort: Cohort, share: float, seed: int) -> Cohort:
     return Cohort(stores=cohort.stores, entries=tuple(entry for entry in cohort.entries if entry.subject in kept))
 
 
-def thin(
-    cohort: Cohort, tasks: Sequence[Task], share: float, seed: int, *, use_unknown_views: bool = False
-) -> Cohort:
+def thin(cohort: Cohort, tasks: Sequence[Task], share: float, seed: int, *, use_unknown_views: bool = False) -> Cohort:
     """Return all samples that speak for more than the view, and a share of the others, drawn by the seed.
 
     Most loops of a real study show views that no measurement is taken from: one in ten of them teaches the view as

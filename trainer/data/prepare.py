@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +20,7 @@ from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 
 import torch
@@ -79,7 +81,7 @@ def prepare(
         seed: of sides that are drawn by patient where the data set has none.
         only: every patient comes to this side.
         max_unreadable: share of the files that may be damaged, missing or mislabelled.
-        jobs: processes; default: one a core.
+        jobs: processes; 1: this one alone; default: one a core.
         progress: called with shards done and shards in all.
 
     Raises:
@@ -149,7 +151,15 @@ def _make_shards(
         _log.info("%d of %d shards are there already", done, len(shards))
     progress(done, len(shards))
     make = partial(_make_one, module.__name__, recipe, out)
-    with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    if jobs == 1:
+        for number in missing:
+            make(number, shards[number])
+            done += 1
+            progress(done, len(shards))
+        return
+    with ProcessPoolExecutor(
+        jobs or os.cpu_count(), mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(os.getpid(),)
+    ) as pool:
         waiting = [pool.submit(make, number, shards[number]) for number in missing]
         try:
             for future in as_completed(waiting):
@@ -161,8 +171,19 @@ def _make_shards(
             raise
 
 
-def _make_one(module: str, recipe: Recipe, out: Path, number: int, origins: Sequence[Origin]) -> None:
+def _begin_worker(parent: int) -> None:
     torch.set_num_threads(1)  # every core has a process of its own
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process with the one that asked: what it would still write, another call may be making."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _make_one(module: str, recipe: Recipe, out: Path, number: int, origins: Sequence[Origin]) -> None:
     make_shard(import_module(module), recipe, out, number, origins)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -61,15 +61,24 @@ def write(
         raise UsageError(f"{out}: holds something already: give an empty folder as --out")
     out.mkdir(parents=True, exist_ok=True)
     tables: Tables = {}
-    with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for number, given in enumerate(pool.map(partial(_write_case, layout, plan, out), range(cases)), start=1):
-            for name, rows in given.items():
-                tables.setdefault(name, []).extend(rows)
-            progress(number, cases)
+    for number, given in enumerate(_write_cases(layout, plan, out, cases, jobs or os.cpu_count() or 1), start=1):
+        for name, rows in given.items():
+            tables.setdefault(name, []).extend(rows)
+        progress(number, cases)
     for name, rows in tables.items():
         if rows:
             _write(out / name, rows)
     (out / MARK).write_text(f"Synthetic echocardiograms; no patient. layout {layout}, cases {cases}, {plan}\n")
+
+
+def _write_cases(layout: str, plan: Plan, out: Path, cases: int, jobs: int) -> Iterator[Tables]:
+    """Yield the rows of each patient, in order, once its files are written."""
+    write_one = partial(_write_case, layout, plan, out)
+    if jobs == 1:
+        yield from map(write_one, range(cases))
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(write_one, range(cases))
 
 
 def _write_case(layout: str, plan: Plan, out: Path, number: int) -> Tables:
