@@ -1,8 +1,9 @@
 """Whether an ensemble may take another one's place: no task gets lost, none gets worse than chance allows.
 
 A task's figure is the mean over the members that carry it: of the mean absolute error where it is a number, of the
-area under the ROC curve where it is a class. It is worse when it lies outside the mean 95 % interval of what is in use.
-Figures are compared only when they were measured on the same data.
+area under the ROC curve where it is yes or no, of the accuracy where it is one of several classes. It is worse when it
+lies outside the mean 95 % interval of what is in use. Figures are compared only when they were measured on the same
+data.
 """
 
 import json
@@ -20,6 +21,8 @@ from trainer.errors import PublishError
 from trainer.evaluate import EVALUATION
 from trainer.run import FinishedRun
 
+_METRICS = {Kind.REGRESSION: "mae", Kind.BINARY: "auc", Kind.CLASSES: "accuracy"}
+
 log = logging.getLogger(__name__)
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -36,6 +39,7 @@ class Figures(_Part):
 
     mae: float | None = None
     auc: float | None = None
+    accuracy: float | None = None
     ci95: dict[str, tuple[float, float] | None] = {}
 
 
@@ -162,7 +166,7 @@ def _figures(evaluations: Sequence[Evaluation]) -> Mapping[Task, _Figure]:
 
 
 def _metric(task: Task) -> str:
-    return "mae" if CATALOGUE[task].kind is Kind.REGRESSION else "auc"
+    return _METRICS[CATALOGUE[task].kind]
 
 
 def _read(file: Path, model: type[_Model], remedy: str) -> _Model:
