@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install -c constraints.txt
 PACKAGES := dicom_node model worker trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fmt docs
+.PHONY: help demo test check bench fmt docs phantom-ensemble
 .NOTPARALLEL:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make bench  the benchmarks"
 	@echo "make fmt    format the code"
 	@echo "make docs   write the generated pages of docs/ again"
+	@echo "make phantom-ensemble  train the ensemble that ships, anew (hours)"
 
 demo: .venv/with-worker
 	$(BIN)/dicom-node demo

@@ -100,7 +100,7 @@ def of_data(data: Sequence[Path], split: Split, cohort: Cohort, stores: Sequence
         "n_subjects": cohort.num_subjects,
         "data_digests": {name: store.digest for name, store in zip(names, stores, strict=True)},
         "datasets": {
-            name: {"dataset": store.info.dataset, "path": path}
+            name: {"dataset": store.info.dataset, "path": path, "is_phantom": store.info.is_phantom}
             for name, store, path in zip(names, stores, paths, strict=True)
         },
     }

@@ -97,14 +97,16 @@ _OF_TASK = {
 }
 
 
-def reasons(dataset: str, task: Task, num_subjects: int) -> list[str]:
+def reasons(dataset: str, task: Task, num_subjects: int, *, is_phantom: bool = False) -> list[str]:
     """Return why our figures of a data set may not be put beside the paper's."""
     found = []
+    if is_phantom:
+        found.append("**Phantoms**: no patient is in this data. The figures say nothing about the paper's.")
     low, high = TEST_SUBJECTS.get(dataset, (0, num_subjects))
-    if not low <= num_subjects <= high:
+    if not is_phantom and not low <= num_subjects <= high:
         found.append(
             f"**Not the paper's test set**: {num_subjects} patients, where the real {dataset} has about {low}:"
-            " phantoms, a part, or another split. The figures below say nothing about the paper's."
+            " a part, or another split. The figures below say nothing about the paper's."
         )
     found.append(_PROTOCOL)
     found += [_OF_DATASET[dataset]] if dataset in _OF_DATASET else []

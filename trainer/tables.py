@@ -49,7 +49,7 @@ def _task(task: Task, content: Block, datasets: Mapping[str, Any]) -> Iterator[s
         yield from _table(task, [("ours, all data sets", content)])
         yield ""
     for name, part in parts.items():
-        dataset = datasets[name]["dataset"]
+        dataset, is_phantom = datasets[name]["dataset"], datasets[name]["is_phantom"]
         yield f"### {name}"
         yield ""
         ours: list[tuple[str, Block]] = []
@@ -60,7 +60,8 @@ def _task(task: Task, content: Block, datasets: Mapping[str, Any]) -> Iterator[s
         yield from _table(task, [*ours, *((row.name, row.figures) for row in paper)])
         yield ""
         if paper:
-            yield from (f"- {reason}" for reason in reasons(dataset, task, part["n_subjects"]))
+            told = reasons(dataset, task, part["n_subjects"], is_phantom=is_phantom)
+            yield from (f"- {reason}" for reason in told)
             yield ""
     views = content.get("per_view", {})
     if len(views) > 1 and task is not Task.VIEW:

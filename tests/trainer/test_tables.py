@@ -11,7 +11,9 @@ from trainer.scores import Answers, Row, block
 from trainer.tables import page
 
 
-def document(dataset: str, subjects: int, views: tuple[str, ...] = ("A4C",)) -> dict[str, Any]:
+def document(
+    dataset: str, subjects: int, views: tuple[str, ...] = ("A4C",), *, is_phantom: bool = False
+) -> dict[str, Any]:
     """Return an evaluation of the LVEF."""
     places = [(f"{dataset}/{number}", view) for number in range(subjects) for view in views]
     rows = tuple(Row(dataset=dataset, subject=one, study=one, key=one + view, view=view) for one, view in places)
@@ -23,7 +25,7 @@ def document(dataset: str, subjects: int, views: tuple[str, ...] = ("A4C",)) -> 
         "split": "test",
         "n": len(rows),
         "n_subjects": subjects,
-        "datasets": {dataset: {"dataset": dataset, "path": "store"}},
+        "datasets": {dataset: {"dataset": dataset, "path": "store", "is_phantom": is_phantom}},
         "tasks": {"lvef": block(answers, resamples=20)},
         "not_evaluated": {"view": "no sample of split test has a label for it"},
     }
@@ -42,6 +44,13 @@ def test_ours_stands_above_the_paper_s() -> None:
 def test_a_part_of_a_data_set_is_not_compared() -> None:
     assert "**Not the paper's test set**: 12 patients" in page(document("echonet", 12))
     assert not any("Not the paper's test set" in reason for reason in reasons("echonet", Task.LVEF, 1277))
+
+
+def test_phantoms_are_no_data_set_of_the_paper() -> None:
+    text = page(document("camus", 50, is_phantom=True))
+
+    assert "**Phantoms**: no patient is in this data" in text
+    assert "**Phantoms**" not in page(document("camus", 50))
 
 
 def test_a_study_of_two_views_is_shown_as_one_and_view_by_view() -> None:

@@ -50,9 +50,10 @@ class Cohort:
 
 
 def loops(stores: Sequence[ClipStore], split: Split) -> Cohort:
-    """Return every cine loop of a split: what pre-training sees."""
+    """Return what pre-training sees of a split: every cine loop; of a store of stills, its studies' stacks."""
     _check_patients(stores)
-    return _cohort(stores, [entry for entry in _entries(stores, split) if entry.sample.kind == "loop"])
+    kinds = ["loop" if any(one.kind == "loop" for one in store.samples) else "stack" for store in stores]
+    return _cohort(stores, [entry for entry in _entries(stores, split) if entry.sample.kind == kinds[entry.store]])
 
 
 def labelled(

@@ -1,5 +1,7 @@
 """Plans: every sample once an epoch, the same on any number of processes, and flips that the seed decides."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from model.tasks import Grade, Task, View
 from tests.trainer.stores import make_store
-from trainer.data.cohort import fraction, labelled, loops, target
+from trainer.data.cohort import fraction, labelled, loops, target, thin
 from trainer.data.loader import Clips, Plan, all_batches, training_batches
+from trainer.data.manifest import Sample
 from trainer.data.store import ClipStore
 from trainer.errors import UsageError
 
@@ -129,6 +132,29 @@ def test_a_fraction_is_of_subjects_and_nested_in_a_larger_one(store: ClipStore) 
     assert some.num_subjects == 2
     assert {entry.subject for entry in some.entries} <= {entry.subject for entry in more.entries}
     assert len(some.entries) == 4
+
+
+def test_loops_that_speak_for_the_view_alone_are_thinned_out(store: ClipStore) -> None:
+    tasks = [Task.LVEF, Task.VIEW]
+    cohort = labelled([store], "train", tasks)
+
+    some = thin(cohort, tasks, 0.3, 1)
+
+    views = [entry.sample.view for entry in some.entries]
+    assert views.count(View.A4C) == 6
+    assert 0 < views.count(View.PLAX) < 6
+    assert thin(cohort, tasks, 0.3, 1) == some
+    assert thin(cohort, [Task.VIEW], 0.5, 1) == cohort
+
+
+def test_pre_training_sees_the_stacks_of_a_store_without_loops(tmp_path: Path) -> None:
+    def change(sample: Sample) -> Sample:
+        return sample.model_copy(update={"kind": "stack" if sample.view is View.A4C else "still", "view": None})
+
+    stills = ClipStore.open(make_store(tmp_path / "stills", subjects=8, change=change))
+
+    assert {entry.sample.kind for entry in loops([stills], "train").entries} == {"stack"}
+    assert len(loops([stills], "train").entries) == 6
 
 
 def test_a_cohort_knows_the_views_of_its_tasks(store: ClipStore) -> None:
