@@ -96,7 +96,6 @@ def finetune(out: Path, arm: Arm, seed: int) -> None:
         more: list[object] = ["--resume"] if (run / "config.json").exists() else []
         more += ["--encoder", encoder(out, arm.mask, seed)] if arm.mask else []
         more += [] if arm.has_stf else ["--no-stf"]
-        # A tenth of the labels gets as many passes over them, as in the paper; never fewer than a batch's worth.
         trainer("finetune", "--task", "lvef", "--data", out / "store", "--out", run, "--config", "small", "--seed",
                 seed, "--data-fraction", arm.fraction, *settings(*NET, *FINETUNE), *more)  # fmt: skip
     if not (run / "figures" / "predictions.csv").exists():
