@@ -88,7 +88,7 @@ def build_report(
         instance_number=revision,
         manufacturer=concepts.ORGANIZATION,
         manufacturer_model_name=_MODEL_NAME,
-        software_versions=version("echo-ai-node"),
+        software_versions=(version("echo-ai-node"), _ensemble(findings.algorithm)),
         device_serial_number=_serial(findings.algorithm),
         is_complete=is_complete,
         is_final=False,
@@ -280,6 +280,11 @@ def _predecessor(one: Predecessor) -> Dataset:
     study.StudyInstanceUID = one.study_instance_uid
     study.ReferencedSeriesSequence = [series]
     return study
+
+
+def _ensemble(algorithm: Algorithm) -> str:
+    """Return which ensemble spoke, or was silent: a report without a number has no other place for its version."""
+    return f"{algorithm.name} {algorithm.version}"[:_LO_MAX]
 
 
 def _serial(algorithm: Algorithm) -> str:

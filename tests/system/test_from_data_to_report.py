@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -53,15 +52,9 @@ _SEEDS = {"mimic": 9, "echonet": 0, "camus": 0, "tmed": 0}  # of the split: four
 
 
 def version_in(report: Dataset) -> str:
-    """Return the ensemble's version, as the report names it (TID 4019: Algorithm Version)."""
-    found = [item.TextValue for item in _items(report) if item.ConceptNameCodeSequence[0].CodeValue == "111003"]
-    assert len(set(found)) == 1, found
-    return str(found[0])
-
-
-def _items(item: Dataset) -> Sequence[Dataset]:
-    below = [one for part in item.get("ContentSequence", ()) for one in _items(part)]
-    return [*([item] if "ConceptNameCodeSequence" in item and "TextValue" in item else []), *below]
+    """Return the ensemble's version, as the report names it, with a number or without any."""
+    _, ensemble = report.SoftwareVersions
+    return str(ensemble).removeprefix("echo-vision-fm ")
 
 
 @pytest.mark.timeout(900)
@@ -89,5 +82,5 @@ def test_every_layout_ends_in_the_reports_of_a_running_node(tmp_path: Path) -> N
         assert [one["version"] for one in node.events("ensemble_replaced")] == list(LAYOUTS)[1:]
         trainer("publish", "--rollback", "--ensemble", shelf)
 
-    assert [version.split()[0] for version in said] == list(LAYOUTS)
+    assert said == list(LAYOUTS)
     assert Ensemble.load(shelf).info.version == "camus"

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.doubles.checkpoints import hugging_face
+from tests.doubles.loops import picture, write_native
+from tests.trainer.runs import make_run, make_tested_store
 from tests.trainer.stores import TINY_NET, make_store
 from trainer.cli import main
 from trainer.run import open_finished
@@ -56,6 +58,26 @@ def test_a_fine_tuning_runs_from_the_command_line(
     assert run.provenance.command[:2] == ("trainer", "finetune")
 
 
+def test_a_run_is_explained_published_and_measured_as_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_tested_store(tmp_path / "store")
+    run = make_run(tmp_path / "run", [store], ("lvef", "view"))
+    loop = write_native(tmp_path / "loop.dcm", picture(20))
+
+    assert call(monkeypatch, "explain", run, loop, "--out", tmp_path / "picture", "--all-rows") == 0
+    assert (tmp_path / "picture" / "contact.png").exists()
+    assert "lvef: " in capsys.readouterr().out
+    assert call(monkeypatch, "evaluate", run, "--data", store, "--out", tmp_path / "figures") == 0
+    shelf = tmp_path / "shelf"
+    assert call(monkeypatch, "publish", run, "--ensemble", shelf, "--version", "1.0") == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "evaluate", shelf, "--data", store, "--out", tmp_path / "served", "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["ensemble"]["version"] == "1.0"
+    assert set(figures["as_served"]) == {"lvef"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -63,6 +85,11 @@ def test_a_fine_tuning_runs_from_the_command_line(
         (("finetune", "--task", "ef", "--data", "x", "--out", "y"), 2, "'ef' is not one of"),
         (("pretrain", "--data", "/nowhere", "--out", "/nowhere/run"), 1, "/nowhere: is no finished store"),
         (("pretrain", "--data", "x", "--out", "y", "--set", "epoch=3"), 2, "epoch: Extra inputs"),
+        (("phantom", "--layout", "lvh", "--out", "x", "--cases", "1"), 2, "'lvh' is not one of"),
+        (("prepare", "mimic", "/nowhere", "--out", "/nowhere/store"), 2, "/nowhere: is no folder"),
+        (("publish", "--ensemble", "/nowhere"), 2, "give at least one run and --version, or --rollback"),
+        (("publish", "run", "--ensemble", "/nowhere", "--rollback"), 2, "--rollback: takes --ensemble alone"),
+        (("explain", "/nowhere", "loop.dcm", "--out", "x"), 1, "/nowhere is no run"),
         (("import-weights", "/nowhere.pth", "--out", "/nowhere/x"), 2, "/nowhere: no such folder"),
     ],
 )
