@@ -20,7 +20,7 @@ LAYOUTS = {
     "mimic": (4, (*LOOP_TASKS, "aortic_stenosis", "view")),
     "echonet": (12, LOOP_TASKS),
     "camus": (10, LOOP_TASKS),
-    "tmed": (10, ("aortic_stenosis", "view")),
+    "tmed": (16, ("aortic_stenosis", "view")),
 }
 """Layout -> cases, tasks."""
 BRIEF = ("--config", "small", "--set", "max_steps=2", "--set", "batch=8", "--set", "precision=fp32")
