@@ -124,16 +124,17 @@ def _begin(out: Path, work: Work) -> StoreInfo | None:
     if noted.is_file():
         if _made_of(out) != _work_digest(work):
             raise UsageError(f"{out}: was begun with other data or another recipe: give another --out, or remove it")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(not one.name.startswith(f".{_WORK}.") for one in out.iterdir()):
         raise UsageError(f"{out}: holds something else: give an empty folder as --out")
-    for folder in (out / SHARDS, *((out / VIDEOS,) if work.pixels == "avi" else ())):
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*"):
-            leftover.unlink()
-    for leftover in out.glob(".*"):
-        leftover.unlink()
-    with replacing(noted) as temporary:
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(noted) as temporary:  # before all else: from now on the folder is known as ours
         temporary.write_text(work.model_dump_json())
+    folders = [out / SHARDS, *([out / VIDEOS] if work.pixels == "avi" else [])]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    for folder in (out, *folders):
+        for leftover in folder.glob(".*"):  # what `replacing` had not finished
+            leftover.unlink()
     return None
 
 

@@ -174,6 +174,22 @@ def test_a_folder_with_something_else_is_not_touched(phantoms: Layouts, tmp_path
         prepare("echonet", phantoms("echonet"), tmp_path, clip=SPEC, pixels="raw", jobs=1)
 
 
+def test_a_kill_at_the_very_beginning_leaves_nothing_in_the_way(
+    phantoms: Layouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".work.json.a1b2").write_text("{")
+    monkeypatch.setattr(module, "_make_shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare("echonet", phantoms("echonet"), tmp_path / "store", clip=SPEC, pixels="raw", jobs=1)
+    monkeypatch.undo()
+    (tmp_path / "store" / "shards").rmdir()
+
+    prepare("echonet", phantoms("echonet"), tmp_path / "store", clip=SPEC, pixels="raw", jobs=1)
+
+    assert not [name for name in content(tmp_path / "store") if name.startswith(".")]
+
+
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_another_recipe_needs_another_folder(phantoms: Layouts, tmp_path: Path, is_whole: bool) -> None:
     store = tmp_path / "store"
