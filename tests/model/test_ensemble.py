@@ -316,12 +316,12 @@ def shipped() -> Ensemble:
 
 
 def test_the_shipped_ensemble_says_what_its_numbers_are_worth(shipped: Ensemble) -> None:
-    assert shipped.info.statement == "untrained weights: numbers have no meaning"
-    assert (shipped.info.name, shipped.info.version) == ("phantom", "0.1.0")
+    assert shipped.info.statement == "trained on phantoms: no meaning for patients"
+    assert (shipped.info.name, shipped.info.version) == ("phantom", "0.2.0")
 
 
 def test_the_shipped_ensemble_has_three_members_for_every_task(shipped: Ensemble) -> None:
-    black = torch.zeros(3, 16, 224, 224)
+    black = torch.zeros(3, 16, shipped.spec.size, shipped.spec.size)
     positions = torch.arange(16)
 
     (outputs,) = shipped.predict_loops(black[None], positions[None])
