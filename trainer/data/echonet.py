@@ -1,43 +1,20 @@
 """EchoNet-Dynamic on disk: FileList.csv and Videos/*.avi, apical four-chamber loops, one a patient."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from model.clip.source import Frames, LoopSource
 from model.clip.video import open_video
 from model.errors import UnreadableLoop
 from model.tasks import Task, View
 from trainer.data.labels import check_measurements, parse_number
 from trainer.data.manifest import Split
 from trainer.data.origin import Listing, Origin, Skip
+from trainer.data.reel import SourceReel
 from trainer.data.tables import need_table, read_rows
 
 _COLUMNS = ("FileName", "EF", "ESV", "EDV", "Split")
 _TARGETS = {"EF": Task.LVEF, "EDV": Task.LVEDV, "ESV": Task.LVESV}
 _SPLITS: dict[str, Split] = {"TRAIN": "train", "VAL": "val", "TEST": "test"}
 _VIDEOS = "Videos"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VideoReel:
-    """A video file of a loop."""
-
-    source: LoopSource
-
-    @property
-    def num_frames(self) -> int:
-        """Return the frames of the stream."""
-        return self.source.header.num_frames
-
-    @property
-    def frame_time_ms(self) -> float | None:
-        """Return what the container says."""
-        return self.source.header.frame_time_ms
-
-    def read(self, indices: Sequence[int]) -> list[Frames]:
-        """Return these frames, RGB uint8 (H, W, 3) each."""
-        return list(self.source.read(indices))
 
 
 def survey(root: Path) -> Listing:
@@ -69,12 +46,12 @@ def survey(root: Path) -> Listing:
     return Listing(origins=tuple(origins[name] for name in sorted(origins)), skipped=tuple(skipped))
 
 
-def open_reel(root: Path, origin: Origin) -> VideoReel:
+def open_reel(root: Path, origin: Origin) -> SourceReel:
     """Return the video."""
     path = root / origin.files[0]
     if not path.is_file():
         raise UnreadableLoop("the file is missing")
-    return VideoReel(source=open_video(path))
+    return SourceReel(source=open_video(path))
 
 
 def _mistake(row: dict[str, str]) -> str | None:

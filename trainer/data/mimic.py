@@ -18,6 +18,7 @@ from model.errors import NotALoop
 from model.tasks import VALVE, Grade, Task, View
 from trainer.data.labels import check_measurements, parse_number
 from trainer.data.origin import Listing, Origin, Skip
+from trainer.data.reel import SourceReel
 from trainer.data.tables import find_table, need_table, read_rows
 from trainer.errors import DataError
 
@@ -91,34 +92,11 @@ def survey(root: Path) -> Listing:
     )
 
 
-def open_reel(root: Path, origin: Origin) -> "LoopReel | StackReel":
+def open_reel(root: Path, origin: Origin) -> "SourceReel | StackReel":
     """Return the loop of a file, or the stills of a study's loops."""
     if origin.kind == "loop":
-        return LoopReel(source=_open(root / origin.files[0], min_frames=MIN_FRAMES))
+        return SourceReel(source=_open(root / origin.files[0], min_frames=MIN_FRAMES), check=_inspect)
     return StackReel.open(root, origin.files)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopReel:
-    """A DICOM loop."""
-
-    source: LoopSource
-
-    @property
-    def num_frames(self) -> int:
-        """Return the number of its frames."""
-        return self.source.header.num_frames
-
-    @property
-    def frame_time_ms(self) -> float | None:
-        """Return what the header says."""
-        return self.source.header.frame_time_ms
-
-    def read(self, indices: Sequence[int]) -> list[Frames]:
-        """Return these frames, RGB uint8 (H, W, 3) each; they are inspected as the node inspects them."""
-        frames_THWC = self.source.read(indices)
-        _inspect(frames_THWC[list(frame_indices(len(frames_THWC), _SAMPLED))])
-        return list(frames_THWC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +148,8 @@ def _open(path: Path, *, min_frames: int) -> LoopSource:
 
 
 def _inspect(frames_THWC: Frames) -> None:
-    verdict = inspect(frames_THWC)
+    """Look at the frames as the node looks at its sample of them."""
+    verdict = inspect(frames_THWC[list(frame_indices(len(frames_THWC), _SAMPLED))])
     if verdict.reason is not None:
         raise NotALoop(verdict.reason, verdict.detail)
 

@@ -1,0 +1,32 @@
+"""The frames of a file that the node's own readers open: DICOM and video."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from model.clip.source import Frames, LoopSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceReel:
+    """A loop in a file."""
+
+    source: LoopSource
+    check: Callable[[Frames], None] | None = None
+    """Called with the frames that are read, (T, H, W, 3); it raises `NotALoop` if they are none."""
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of its frames."""
+        return self.source.header.num_frames
+
+    @property
+    def frame_time_ms(self) -> float | None:
+        """Return what the file says."""
+        return self.source.header.frame_time_ms
+
+    def read(self, indices: Sequence[int]) -> list[Frames]:
+        """Return these frames, RGB uint8 (H, W, 3) each."""
+        frames_THWC = self.source.read(indices)
+        if self.check is not None:
+            self.check(frames_THWC)
+        return list(frames_THWC)
