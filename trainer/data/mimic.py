@@ -33,7 +33,7 @@ _VOLUMES = {"biplane_lvedv": Task.LVEDV, "biplane_lvesv": Task.LVESV}
 _STENOSIS = "aortic_stenosis"
 _PLAUSIBLE_LVEF = (10.0, 85.0)
 
-# Two reporting systems with their own words; the longest match counts.
+# Two reporting systems with their own words; what is not listed gives no label.
 _GRADES = {
     "no": Grade.NONE,
     "none": Grade.NONE,

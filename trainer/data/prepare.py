@@ -116,13 +116,13 @@ def _begin(out: Path, work: Work) -> StoreInfo | None:
     noted = out / _WORK
     if (out / INFO).is_file():
         store = ClipStore.open(out)
-        if _made_of(out) != _work_digest(work):
+        if store.info.made_of != _work_digest(work):
             raise UsageError(f"{out}: holds a store of other data or another recipe: give another --out")
         noted.unlink(missing_ok=True)
         _clear_notes(out)
         return store.info
     if noted.is_file():
-        if _made_of(out) != _work_digest(work):
+        if hashlib.sha256(noted.read_bytes()).hexdigest() != _work_digest(work):
             raise UsageError(f"{out}: was begun with other data or another recipe: give another --out, or remove it")
     elif out.exists() and any(not one.name.startswith(f".{_WORK}.") for one in out.iterdir()):
         raise UsageError(f"{out}: holds something else: give an empty folder as --out")
@@ -228,13 +228,6 @@ def _finish(
     (out / _WORK).unlink()
     _clear_notes(out)
     return info
-
-
-def _made_of(out: Path) -> str:
-    """Return the digest of the work that a folder holds, whole or begun."""
-    if (out / INFO).is_file():
-        return ClipStore.open(out).info.made_of
-    return hashlib.sha256((out / _WORK).read_bytes()).hexdigest()
 
 
 def _work_digest(work: Work) -> str:
