@@ -34,7 +34,7 @@ PATIENTS_SEED = 41
 RESAMPLES = 2000
 
 NET = ("net.tubelet=4", "net.depth=3", "net.heads=2")
-PRETRAIN = ("batch=16", "epochs=16", "precision=fp32", "decoder.depth=1", "checkpoint_steps=100000")
+PRETRAIN = ("batch=16", "epochs=40", "precision=fp32", "decoder.depth=1", "checkpoint_steps=100000")
 FINETUNE = ("batch=16", "epochs=24", "precision=fp32", "optimiser.clip_norm=5.0", "checkpoint_steps=100000")
 
 

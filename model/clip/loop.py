@@ -48,8 +48,11 @@ def load_still(path: Path, spec: ClipSpec) -> Tensor:
     """Return the middle sampled frame of a loop, float32 (3, S, S): its still for a study's stack.
 
     Raises:
+        NotALoop: the recipe cuts the sector out, and none is found.
         UnreadableLoop: its bytes give no picture.
     """
     source = open_loop(path)
     indices = frame_indices(source.header.num_frames, spec.num_frames)
-    return make_still(source.read([indices[len(indices) // 2]])[0], spec)
+    if spec.crop == "none":  # the others show where the sector is
+        indices = (indices[len(indices) // 2],)
+    return make_still(source.read(indices), spec)

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     """Two or more pictures side by side."""
     STATIC = "static"
     """The frames do not differ: a frozen picture."""
+    NO_SECTOR = "no_sector"
+    """The ultrasound sector is not found on the screen, so that it cannot be cut out as for training."""
     IMPLAUSIBLE_SIZE = "implausible_size"
     """No ultrasound picture has these rows and columns."""
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
@@ -59,6 +61,7 @@ _TEXTS = {
     Reason.TOO_SHORT: "loop too short",
     Reason.SEVERAL_IMAGES: "several images on one screen",
     Reason.STATIC: "frozen picture, nothing moves",
+    Reason.NO_SECTOR: "ultrasound sector not found on the screen",
     Reason.IMPLAUSIBLE_SIZE: "implausible image size",
     Reason.UNSUPPORTED_SYNTAX: "compression not supported",
 }

@@ -14,6 +14,9 @@ class ClipSpec(BaseModel):
     """Frames of a clip."""
     size: int = Field(default=224, ge=8)
     """Height and width of a clip, pixels; torch's resize fails below a few pixels."""
+    crop: Literal["none", "sector"] = "none"
+    """`sector`: what lies outside the ultrasound sector is black, and the sector fills a box of one shape; a loop whose
+    sector is not found is refused. `none`: the whole screen, as the paper does."""
     sampling: Literal["uniform"] = "uniform"
     """Evenly over the whole loop, as the paper does."""
     resize: Literal["squash"] = "squash"

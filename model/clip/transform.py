@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from model.clip.sector import find_sector
+from model.clip.select import Reason
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec
+from model.errors import NotALoop
 
 
 def make_clip(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
@@ -20,14 +23,44 @@ def make_clip(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
 
     Returns:
         float32 (3, T, S, S), normalised.
+
+    Raises:
+        NotALoop: the recipe cuts the sector out, and none is found.
     """
     assert frames_THWC.shape[0] == spec.num_frames, "the frames are not those of the recipe"
-    return normalise(resize(frames_THWC, spec), spec).transpose(0, 1)
+    return normalise(resize(cut_out(frames_THWC, spec), spec), spec).transpose(0, 1)
 
 
-def make_still(frame_HWC: Frames, spec: ClipSpec) -> Tensor:
-    """Return one frame by the same recipe: float32 (3, S, S)."""
-    return normalise(resize(frame_HWC[None], spec), spec)[0]
+def make_still(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
+    """Return the middle one of the frames by the same recipe: float32 (3, S, S).
+
+    Args:
+        frames_THWC: the sampled frames; without a crop that one alone is enough.
+        spec: the recipe.
+
+    Raises:
+        NotALoop: the recipe cuts the sector out, and none is found.
+    """
+    middle = len(frames_THWC) // 2
+    return normalise(resize(cut_out(frames_THWC, spec)[middle : middle + 1], spec), spec)[0]
+
+
+def cut_out(frames_THWC: Frames, spec: ClipSpec) -> Frames:
+    """Return what the recipe keeps of the screen.
+
+    Args:
+        frames_THWC: all sampled frames of a loop, for the sector is found by what moves.
+        spec: the recipe.
+
+    Raises:
+        NotALoop: the recipe cuts the sector out, and none is found.
+    """
+    if spec.crop == "none":
+        return frames_THWC
+    sector = find_sector(frames_THWC)
+    if sector is None:
+        raise NotALoop(Reason.NO_SECTOR)
+    return sector.cut_out(frames_THWC)
 
 
 def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from model.tasks import Task
-from trainer.commands.options import Jobs, Out, Split, progress_of
+from trainer.commands.options import Jobs, Out, Settings, Split, progress_of
 
 # What a command needs is imported in it: torch costs seconds that --help need not wait.
 
@@ -83,6 +83,7 @@ def prepare(
     preset: Annotated[
         str, typer.Option("--config", help="Clips of base (224 pixels), small (112), or a TOML file.")
     ] = "base",
+    settings: Settings = [],  # noqa: B006
     form: Annotated[Format, typer.Option("--format", help="How frames are kept.")] = Format.JPEG,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split by patient, if the data set has none.")] = 0,
     only: Annotated[
@@ -98,7 +99,7 @@ def prepare(
     from trainer.data.prepare import SKIPPED
     from trainer.data.prepare import prepare as make
 
-    clip = resolve(FinetuneConfig, preset, (), {"tasks": [Task.LVEF.value]}).clip
+    clip = resolve(FinetuneConfig, preset, settings, {"tasks": [Task.LVEF.value]}).clip
     with progress_of("shards") as show:
         info = make(
             dataset.value,

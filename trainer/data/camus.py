@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from model.clip.source import Frames
+from model.clip.spec import ClipSpec
+from model.clip.transform import cut_out
 from model.errors import UnreadableLoop
 from model.tasks import Task, View
 from trainer.data.images import Images, read_images
@@ -50,6 +52,8 @@ class ImageReel:
     """A sequence of grey images."""
 
     images: Images
+    clip: ClipSpec
+    """The recipe that the frames are cut out by."""
     frame_time_ms: float | None = None
 
     @property
@@ -58,8 +62,9 @@ class ImageReel:
         return len(self.images.frames_THW)
 
     def read(self, indices: Sequence[int]) -> list[Frames]:
-        """Return these frames, RGB uint8 (H, W, 3) each."""
-        return [np.repeat(self.images.frames_THW[index][..., None], 3, axis=-1) for index in indices]
+        """Return these frames as the recipe cuts them out, RGB uint8 (H, W, 3) each."""
+        frames_THWC = np.repeat(self.images.frames_THW[list(indices), ..., None], 3, axis=-1)
+        return list(cut_out(frames_THWC, self.clip))
 
 
 def survey(root: Path) -> Listing:
@@ -96,9 +101,9 @@ def survey(root: Path) -> Listing:
     return Listing(origins=tuple(sorted(origins, key=lambda one: one.key)), skipped=tuple(skipped), notes=notes)
 
 
-def open_reel(root: Path, origin: Origin) -> ImageReel:
+def open_reel(root: Path, origin: Origin, clip: ClipSpec) -> ImageReel:
     """Return the half beat."""
-    return ImageReel(images=read_images(root / origin.files[0]))
+    return ImageReel(images=read_images(root / origin.files[0]), clip=clip)
 
 
 def _origin(patient: _Patient, short: str, info: Mapping[str, str], targets: dict[Task, float | str]) -> Origin:

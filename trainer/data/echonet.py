@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from model.clip.spec import ClipSpec
 from model.clip.video import open_video
 from model.errors import UnreadableLoop
 from model.tasks import Task, View
@@ -46,12 +47,12 @@ def survey(root: Path) -> Listing:
     return Listing(origins=tuple(origins[name] for name in sorted(origins)), skipped=tuple(skipped))
 
 
-def open_reel(root: Path, origin: Origin) -> SourceReel:
+def open_reel(root: Path, origin: Origin, clip: ClipSpec) -> SourceReel:
     """Return the video."""
     path = root / origin.files[0]
     if not path.is_file():
         raise UnreadableLoop("the file is missing")
-    return SourceReel(source=open_video(path))
+    return SourceReel(source=open_video(path), clip=clip)
 
 
 def _mistake(row: dict[str, str]) -> str | None:

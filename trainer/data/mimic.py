@@ -14,6 +14,7 @@ from model.clip.dicom import open_loop
 from model.clip.select import Reason, inspect, select
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec, frame_indices
+from model.clip.transform import cut_out
 from model.errors import NotALoop
 from model.tasks import VALVE, Grade, Task, View
 from trainer.data.labels import check_measurements, parse_number
@@ -92,11 +93,12 @@ def survey(root: Path) -> Listing:
     )
 
 
-def open_reel(root: Path, origin: Origin) -> "SourceReel | StackReel":
+def open_reel(root: Path, origin: Origin, clip: ClipSpec) -> "SourceReel | StackReel":
     """Return the loop of a file, or the stills of a study's loops."""
     if origin.kind == "loop":
-        return SourceReel(source=_open(root / origin.files[0], min_frames=MIN_FRAMES), check=_inspect)
-    return StackReel.open(root, origin.files)
+        source = _open(root / origin.files[0], min_frames=MIN_FRAMES)
+        return SourceReel(source=source, clip=clip, check=_inspect)
+    return StackReel.open(root, origin.files, clip)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +109,8 @@ class StackReel:
     frame_time_ms: float | None = None
 
     @classmethod
-    def open(cls, root: Path, files: Sequence[str]) -> "StackReel":
-        """Read the stills; files that are no B-mode loops are left out.
+    def open(cls, root: Path, files: Sequence[str], clip: ClipSpec) -> "StackReel":
+        """Read the stills, each cut out by its loop; files that are no B-mode loops are left out.
 
         Raises:
             NotALoop: none is left.
@@ -119,10 +121,11 @@ class StackReel:
                 source = _open(root / file, min_frames=0)
                 frames_THWC = source.read(frame_indices(source.header.num_frames, _SAMPLED))
                 _inspect(frames_THWC)
+                kept_THWC = cut_out(frames_THWC, clip)
             except NotALoop as error:
                 last = error
                 continue
-            stills.append(np.ascontiguousarray(frames_THWC[_SAMPLED // 2]))
+            stills.append(np.ascontiguousarray(kept_THWC[_SAMPLED // 2]))
         if not stills:
             raise last
         return cls(stills=tuple(stills))

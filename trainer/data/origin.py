@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from model.clip.source import Frames
+from model.clip.spec import ClipSpec
 from model.tasks import Task, View
 from trainer.data.manifest import Split
 
@@ -99,8 +100,8 @@ class DataSet(Protocol):
         """
         ...
 
-    def open_reel(self, root: Path, origin: Origin) -> Reel:
-        """Return the frames of an origin.
+    def open_reel(self, root: Path, origin: Origin, clip: ClipSpec) -> Reel:
+        """Return the frames of an origin, cut out by the recipe.
 
         Raises:
             NotALoop: the header says that it is none.

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from model.clip.source import Frames, LoopSource
+from model.clip.spec import ClipSpec
+from model.clip.transform import cut_out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,6 +13,8 @@ class SourceReel:
     """A loop in a file."""
 
     source: LoopSource
+    clip: ClipSpec
+    """The recipe that the frames are cut out by."""
     check: Callable[[Frames], None] | None = None
     """Called with the frames that are read, (T, H, W, 3); it raises `NotALoop` if they are none."""
 
@@ -25,8 +29,8 @@ class SourceReel:
         return self.source.header.frame_time_ms
 
     def read(self, indices: Sequence[int]) -> list[Frames]:
-        """Return these frames, RGB uint8 (H, W, 3) each."""
+        """Return these frames as the recipe cuts them out, RGB uint8 (H, W, 3) each."""
         frames_THWC = self.source.read(indices)
         if self.check is not None:
             self.check(frames_THWC)
-        return list(frames_THWC)
+        return list(cut_out(frames_THWC, self.clip))

@@ -87,7 +87,7 @@ def note_path(out: Path, number: int) -> Path:
 def _make(
     dataset: DataSet, recipe: Recipe, out: Path, origin: Origin, number: int, offset: int
 ) -> tuple[Sample, bytes]:
-    reel = dataset.open_reel(recipe.root, origin)
+    reel = dataset.open_reel(recipe.root, origin, recipe.clip)
     indices = frame_indices(reel.num_frames, recipe.clip.num_frames)
     distinct = sorted(set(indices))
     frame_time_ms = reel.frame_time_ms if origin.frame_time_ms is None else origin.frame_time_ms

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from model.clip.select import Reason
 from model.clip.source import Frames
-from model.errors import UnreadableLoop
+from model.clip.spec import ClipSpec
+from model.errors import NotALoop, UnreadableLoop
 from model.tasks import Grade, Task, View
 from trainer.data.manifest import Split
 from trainer.data.origin import Listing, Origin, Skip
@@ -112,8 +114,14 @@ def survey(root: Path) -> Listing:
     return Listing(origins=tuple(sorted(origins, key=lambda one: one.key)), skipped=tuple(skipped))
 
 
-def open_reel(root: Path, origin: Origin) -> StillReel:
-    """Return the stills."""
+def open_reel(root: Path, origin: Origin, clip: ClipSpec) -> StillReel:
+    """Return the stills.
+
+    Raises:
+        NotALoop: the recipe cuts the sector out, which shows by motion alone.
+    """
+    if clip.crop != "none":
+        raise NotALoop(Reason.NO_SECTOR, "a still shows no motion: prepare these without a crop")
     return StillReel(root=root, files=origin.files)
 
 

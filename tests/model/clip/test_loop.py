@@ -56,7 +56,7 @@ def test_a_still_is_the_middle_sampled_frame(tmp_path: Path) -> None:
 
     still = load_still(loop, ClipSpec())
 
-    assert torch.equal(still, make_still(frames[frame_indices(30, 16)[8]], ClipSpec()))
+    assert torch.equal(still, make_still(frames[frame_indices(30, 16)[8]][None], ClipSpec()))
 
 
 @pytest.mark.parametrize(

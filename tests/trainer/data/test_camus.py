@@ -97,7 +97,7 @@ def test_the_folder_of_the_images_will_do_as_root(phantoms: Layouts) -> None:
     inner = survey(root / "database_nifti")
 
     assert [one.split for one in inner.origins] == [one.split for one in survey(root).origins]
-    assert open_reel(root / "database_nifti", inner.origins[0]).num_frames > 10
+    assert open_reel(root / "database_nifti", inner.origins[0], SPEC).num_frames > 10
 
 
 def test_the_challenge_has_its_lists_of_subgroups(phantoms: Layouts, tmp_path: Path) -> None:

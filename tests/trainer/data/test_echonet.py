@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from model.clip.spec import ClipSpec
 from model.tasks import Task, View
 from tests.trainer.data.conftest import Layouts
 from trainer.data.echonet import open_reel, survey
@@ -46,7 +47,7 @@ def test_every_row_is_a_loop_with_its_labels(root: Path) -> None:
             Task.LVEF: float(row["EF"]), Task.LVEDV: float(row["EDV"]), Task.LVESV: float(row["ESV"])
         }  # fmt: skip
         assert one.frame_time_ms == pytest.approx(20.0)
-        reel = open_reel(root, one)
+        reel = open_reel(root, one, ClipSpec())
         assert reel.num_frames == int(row["NumberOfFrames"])
         assert reel.read([0])[0].shape == (112, 112, 3)
 

@@ -58,7 +58,7 @@ def test_the_files_say_what_is_no_loop(root: Path) -> None:
     refused: list[Reason] = []
     for one in survey(root).origins:
         try:
-            reel = open_reel(root, one)
+            reel = open_reel(root, one, SPEC)
             reel.read(range(reel.num_frames))
         except NotALoop as error:
             assert one.view is None
@@ -215,4 +215,4 @@ def test_a_study_of_doppler_alone_gives_no_stack(root: Path) -> None:
         one.source for one in survey(root).origins if one.study == stack.study and one.kind == "loop" and not one.view
     ]
     with pytest.raises(NotALoop):
-        open_reel(root, replace(stack, files=tuple(files)))
+        open_reel(root, replace(stack, files=tuple(files)), SPEC)

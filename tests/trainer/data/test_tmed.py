@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model.clip.spec import ClipSpec
 from model.errors import UnreadableLoop
 from model.tasks import Grade, Task, View
 from tests.trainer.data.conftest import Layouts
@@ -65,7 +66,7 @@ def test_a_stack_for_each_study_and_a_clip_for_each_still(root: Path) -> None:
 def test_stills_are_read_as_rgb(root: Path) -> None:
     stack = next(one for one in survey(root).origins if one.kind == "stack")
 
-    reel = open_reel(root, stack)
+    reel = open_reel(root, stack, ClipSpec())
 
     assert reel.num_frames == len(stack.files)
     assert [frame.shape for frame in reel.read([0, 1])] == [(112, 112, 3)] * 2
@@ -143,14 +144,14 @@ def test_a_damaged_picture_is_unreadable(root: Path) -> None:
     (root / stack.files[0]).write_bytes(b"no picture")
 
     with pytest.raises(UnreadableLoop, match="is no image"):
-        open_reel(root, stack).read([0])
+        open_reel(root, stack, ClipSpec()).read([0])
 
 
 def test_pictures_in_colour_are_taken_too(root: Path) -> None:
     stack = next(one for one in survey(root).origins if one.kind == "stack")
     Image.new("RGB", (112, 112), (1, 2, 3)).save(root / stack.files[0])
 
-    assert open_reel(root, stack).read([0])[0][0, 0].tolist() == [1, 2, 3]
+    assert open_reel(root, stack, ClipSpec()).read([0])[0][0, 0].tolist() == [1, 2, 3]
 
 
 def test_a_missing_fold_is_named(root: Path) -> None:
