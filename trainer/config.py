@@ -16,6 +16,7 @@ from model.net.echo_vision import NetConfig
 from model.net.mae import DecoderConfig
 from model.precision import WantedPrecision
 from model.tasks import Task
+from trainer.data.jitter import JitterConfig
 from trainer.errors import UsageError
 
 
@@ -72,6 +73,8 @@ class Recipe(Closed):
     """Share of the training subjects that is used, chosen by the seed."""
     flip: bool = True
     """Clips are flipped left to right and upside down, each with probability one half (paper 4.2)."""
+    jitter: JitterConfig = JitterConfig()
+    """Small changes to the clips that change no truth."""
     precision: WantedPrecision = "auto"
     """Arithmetic of the encoder: auto is bf16 on a GPU that has it, else fp32."""
     compile: bool = False

@@ -17,7 +17,7 @@ from model.net.echo_vision import Branch, EchoVision, SharedBranch
 from model.tasks import CATALOGUE, Kind, Task
 from trainer import plots
 from trainer.config import FinetuneConfig
-from trainer.data.cohort import Cohort, Entry, fraction, labelled, target, thin
+from trainer.data.cohort import Entry, fraction, labelled, target, thin
 from trainer.data.loader import Batch, Clips
 from trainer.data.store import open_stores
 from trainer.encoder_weights import load_encoder
@@ -53,7 +53,7 @@ def finetune(
         load_encoder(network.encoder, Path(config.encoder), config.net, config.clip)
     if config.linear_probe:
         network.encoder.requires_grad_(False)
-    lesson_train = _clips(train, config, flip=config.flip)
+    lesson_train = Clips(train, _targets_of(config), flip=config.flip, seed=config.seed, jitter=config.jitter)
     if config.head_bias_from_data:
         _start_heads(network, _target_means(lesson_train, config.tasks))
     run = begin(out, config, train, val, accelerator, tasks=config.tasks, resume=resume, command=command)
@@ -63,14 +63,10 @@ def finetune(
         parts=lambda module, batch: _parts(module, batch, config, scales),
         num_parts=len(config.tasks),
         train=lesson_train,
-        val=_clips(val, config, flip=False),
+        val=Clips(val, _targets_of(config), flip=False, seed=config.seed),
     )
     fit(lesson, config, run, accelerator, resume=resume,
         on_epoch=lambda: plots.loss_curves(out, out / PLOTS / "loss.png"))  # fmt: skip
-
-
-def _clips(cohort: Cohort, config: FinetuneConfig, *, flip: bool) -> Clips:
-    return Clips(cohort, _targets_of(config), flip=flip, seed=config.seed)
 
 
 def _targets_of(config: FinetuneConfig) -> Callable[[Entry], list[float]]:

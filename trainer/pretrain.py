@@ -13,7 +13,7 @@ from model.clip.transform import normalise
 from model.net.mae import MaskedAutoencoder, cubes, reconstruction_loss, standardise, uncut
 from trainer import plots
 from trainer.config import PretrainConfig
-from trainer.data.cohort import Cohort, fraction, loops
+from trainer.data.cohort import Entry, fraction, loops
 from trainer.data.loader import Batch, Clips, all_batches
 from trainer.data.store import open_stores
 from trainer.encoder_weights import load_whole
@@ -55,8 +55,8 @@ def pretrain(
         network=network,
         parts=lambda module, batch: _parts(module, batch, config),
         num_parts=1,
-        train=_clips(train, config, flip=config.flip),
-        val=_clips(val, config, flip=False),
+        train=Clips(train, _no_targets, flip=config.flip, seed=config.seed, jitter=config.jitter),
+        val=Clips(val, _no_targets, flip=False, seed=config.seed),
     )
 
     def draw() -> None:
@@ -66,8 +66,8 @@ def pretrain(
     fit(lesson, config, run, accelerator, resume=resume, on_epoch=draw)
 
 
-def _clips(cohort: Cohort, config: PretrainConfig, *, flip: bool) -> Clips:
-    return Clips(cohort, lambda _: (), flip=flip, seed=config.seed)
+def _no_targets(_: Entry) -> tuple[float, ...]:
+    return ()
 
 
 def _parts(network: nn.Module, batch: Batch, config: PretrainConfig) -> Parts:

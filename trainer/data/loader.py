@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainer.data.cohort import Cohort, Entry
+from trainer.data.jitter import JitterConfig, jitter
 from trainer.errors import UsageError
 
-_FLIPS = 1  # salt of the flips' random numbers; the masks have another
+_FLIPS, _JITTER = 1, 3  # salts of the random numbers; the masks have another
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def _order(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Clips as they lie in the store, flipped; normalised on the device."""
+    """Clips as they lie in the store, flipped and jittered; normalised on the device."""
 
     pixels_BTCSS: Tensor
     """uint8."""
@@ -114,12 +115,15 @@ Targets = Callable[[Entry], Sequence[float]]
 class Clips(Dataset[Item]):
     """The clips of a cohort by (epoch, sample)."""
 
-    def __init__(self, cohort: Cohort, targets: Targets, *, flip: bool, seed: int) -> None:
-        """Keep what is to be read; flips are a function of seed, epoch and sample."""
+    def __init__(
+        self, cohort: Cohort, targets: Targets, *, flip: bool, seed: int, jitter: JitterConfig | None = None
+    ) -> None:
+        """Keep what is to be read; flips and jitter are a function of seed, epoch and sample."""
         self.cohort = cohort
         self.targets_NK = torch.tensor([list(targets(entry)) for entry in cohort.entries], dtype=torch.float32)
         """Raw targets of every sample, NaN where it does not speak for a task."""
         self._flip = flip
+        self._jitter = jitter if jitter is not None and jitter != JitterConfig() else None
         self._seed = seed
 
     def __len__(self) -> int:
@@ -135,6 +139,9 @@ class Clips(Dataset[Item]):
             across, down = np.random.default_rng([self._seed, _FLIPS, epoch, number]).random(2) < 0.5
             sides = [axis for axis, chosen in ((3, across), (2, down)) if chosen]
             pixels_TCSS = pixels_TCSS.flip(sides) if sides else pixels_TCSS
+        if self._jitter is not None:
+            rng = np.random.default_rng([self._seed, _JITTER, epoch, number])
+            pixels_TCSS = jitter(pixels_TCSS, self._jitter, rng)
         return pixels_TCSS, torch.tensor(entry.sample.indices), self.targets_NK[number], place
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from model.tasks import Grade, Task, View
 from tests.trainer.stores import make_store
 from trainer.data.cohort import fraction, labelled, loops, target, thin
+from trainer.data.jitter import JitterConfig
 from trainer.data.loader import Clips, Plan, all_batches, training_batches
 from trainer.data.manifest import Sample
 from trainer.data.store import ClipStore
@@ -161,3 +162,15 @@ def test_a_cohort_knows_the_views_of_its_tasks(store: ClipStore) -> None:
     cohort = labelled([store], "train", [Task.LVEF, Task.VIEW])
 
     assert cohort.views([Task.LVEF, Task.VIEW]) == {Task.LVEF: (View.A4C,), Task.VIEW: (View.A4C, View.PLAX)}
+
+
+def test_jitter_is_a_function_of_seed_epoch_and_sample(store: ClipStore) -> None:
+    def clip(seed: int, epoch: int) -> torch.Tensor:
+        of = Clips(
+            loops([store], "train"), lambda _: (), flip=False, seed=seed, jitter=JitterConfig(shift=0.2, gain=0.2)
+        )
+        return of[(epoch, 3)][0]
+
+    assert torch.equal(clip(1, 0), clip(1, 0))
+    assert not torch.equal(clip(1, 0), clip(1, 1))
+    assert not torch.equal(clip(1, 0), clip(2, 0))
