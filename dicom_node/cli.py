@@ -153,9 +153,7 @@ def check_config(config: Config = None) -> None:
 def main() -> None:
     """Run a command; an error is one line on standard error, and never a traceback without --debug."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(app(standalone_mode=False))  # which returns the code of a typer.Exit
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(1)
     except Exception as error:

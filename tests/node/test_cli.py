@@ -202,3 +202,10 @@ def test_a_ledger_that_cannot_be_opened_ends_with_1(run: Run, tmp_path: Path) ->
 
 def test_analyse_of_a_path_that_is_not_there_ends_with_2(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("analyse", tmp_path / "gone", "--out", tmp_path / "out"), 2, "gone")
+
+
+def test_analyse_with_an_ensemble_that_is_not_there_ends_with_1(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no DICOM")
+
+    assert_one_line(run("analyse", file, "--out", tmp_path / "out", "--ensemble", tmp_path / "gone"), 1, "gone")
