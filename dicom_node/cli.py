@@ -1,6 +1,7 @@
 """`dicom-node`: parse, call one function, print, return an exit code (0 done, 1 failed, 2 wrong call or settings)."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,17 @@ Config = Annotated[
     Path | None, typer.Option("--config", help="Configuration file (TOML); default: $ECHO_NODE_CONFIG, or defaults.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
+
+def _writable_png(path: Path | None) -> Path | None:
+    """Refuse a picture that could not be written, before an hour of analysis is spent on it."""
+    if path is not None:
+        folder = path.absolute().parent
+        if path.suffix.lower() != ".png":
+            raise typer.BadParameter(f"{path} does not end in .png")
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise typer.BadParameter(f"{folder} is no folder that can be written to")
+    return path
 
 
 @app.callback()
@@ -72,13 +84,23 @@ def analyse(
     ensemble: Annotated[
         Path | None, typer.Option("--ensemble", help="Ensemble folder; default: the shipped one.")
     ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Picture of every instance, of its crop, and of its verdict.",
+            dir_okay=False,
+            writable=True,
+            callback=_writable_png,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Analyse files without a network: one Structured Report a study."""
     configure_logs(level="WARNING", json=False)
     with _needs_worker():
         from worker.offline import run
-    raise typer.Exit(run(paths, out, ensemble, as_json))
+    raise typer.Exit(run(paths, out, ensemble, as_json, contact_sheet))
 
 
 @app.command()
@@ -153,9 +175,7 @@ def check_config(config: Config = None) -> None:
 def main() -> None:
     """Run a command; an error is one line on standard error, and never a traceback without --debug."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(app(standalone_mode=False))  # which returns the code of a typer.Exit
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(1)
     except Exception as error:

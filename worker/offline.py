@@ -16,6 +16,7 @@ from dicom_node.clock import utc_now
 from dicom_node.errors import InvalidUID, ReportError
 from dicom_node.identity import parse_uid
 from model.ensemble import SHIPPED
+from worker import contact_sheet
 from worker.compose import Composed, Material, Subject, compose
 from worker.engine import Engine, load_engine
 from worker.errors import NoEnsemble
@@ -48,10 +49,18 @@ class Refused:
 
     path: Path
     reason: str
+    detail: str = ""
+    """What makes the reason true here; holds paths and values, so that it is not for pictures that are passed on."""
+
+    @property
+    def text(self) -> str:
+        """Return the reason with its detail."""
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-def run(paths: Sequence[Path], out: Path, ensemble: Path | None, as_json: bool) -> int:
-    """Analyse the files, write one report a study into `out`, print the results; return the exit code."""
+def run(paths: Sequence[Path], out: Path, ensemble: Path | None, as_json: bool, sheet: Path | None) -> int:
+    """Analyse the files, write one report a study into `out`, print the results, draw the contact sheet if one is
+    wanted; return the exit code."""
     console = Console(stderr=True)
     try:
         engine = load_engine(ensemble or SHIPPED)
@@ -60,15 +69,25 @@ def run(paths: Sequence[Path], out: Path, ensemble: Path | None, as_json: bool) 
         return 1
     out.mkdir(parents=True, exist_ok=True)
     studies, refused = _sort(_files(paths))
-    documents = [_analyse(study_uid, files, engine, out) for study_uid, files in sorted(studies.items())]
+    analysed = [_analyse(study_uid, files, engine, out) for study_uid, files in sorted(studies.items())]
+    documents = [document for document, _ in analysed]
     if as_json:
         content = {
             "studies": documents,
-            "refused": [{"path": str(one.path), "reason": one.reason} for one in refused],
+            "refused": [{"path": str(one.path), "reason": one.text} for one in refused],
         }
         Console(soft_wrap=True).print(json.dumps(content, indent=1), markup=False, highlight=False)
     else:
         _print_tables(documents, refused, engine)
+    if sheet is not None:  # last: a sheet that cannot be written costs the sheet alone
+        try:
+            written = _draw(sheet, analysed, refused, engine)
+        except OSError as error:
+            console.print(f"dicom-node: contact sheet: {error}", markup=False, highlight=False, soft_wrap=True)
+            return 1
+        for one in written:
+            line = f"contact sheet: {one}"
+            Console(stderr=as_json).print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if any(document["state"] == "failed" for document in documents) else 0
 
 
@@ -91,7 +110,7 @@ def _sort(files: Iterable[Path]) -> tuple[dict[str, list[Found]], list[Refused]]
             refused.append(identified)
         elif identified.sop_instance_uid in first:
             twin = first[identified.sop_instance_uid]
-            refused.append(Refused(path=path, reason=f"the same SOP Instance UID as {twin}"))
+            refused.append(Refused(path=path, reason="the same SOP Instance UID as another file", detail=str(twin)))
         else:
             first[identified.sop_instance_uid] = path
             studies[identified.study_uid].append(identified)
@@ -115,13 +134,15 @@ def _identify(path: Path) -> Found | Refused:
             is_loop=str(dataset.get("NumberOfFrames", 1) or 1) not in ("0", "1"),
         )
     except InvalidUID as error:
-        return Refused(path=path, reason=f"SOP, Study or Series UID: {error}")
+        return Refused(path=path, reason="SOP, Study or Series UID missing or wrong", detail=str(error))
     except (ValueError, TypeError) as error:
         return Refused(path=path, reason=f"damaged DICOM file ({type(error).__name__})")
 
 
-def _analyse(study_uid: str, files: Sequence[Found], engine: Engine, out: Path) -> dict[str, Any]:
-    """Return the study as `dicom-node study --json` shows it, without deliveries."""
+def _analyse(
+    study_uid: str, files: Sequence[Found], engine: Engine, out: Path
+) -> tuple[dict[str, Any], tuple[Subject, ...]]:
+    """Return the study as `dicom-node study --json` shows it, without deliveries, and its instances."""
     received_at = utc_now()
     verdicts = list(analyse_files([one.path for one in files], engine))
     subjects = tuple(
@@ -155,8 +176,8 @@ def _analyse(study_uid: str, files: Sequence[Found], engine: Engine, out: Path) 
     try:
         composed = compose(material, engine, utc_now())
     except ReportError as error:
-        return {**document, "state": "failed", "error": str(error)}
-    return {**document, **composed.ledger, **_written(composed, out)}
+        return {**document, "state": "failed", "error": str(error)}, subjects
+    return {**document, **composed.ledger, **_written(composed, out)}, subjects
 
 
 def _written(composed: Composed, out: Path) -> dict[str, Any]:
@@ -187,6 +208,30 @@ def _print_tables(documents: Sequence[dict[str, Any]], refused: Sequence[Refused
         if document["error"]:
             console.print(f"no report: {document['error']}", markup=False, highlight=False)
     for file in refused:
-        console.print(f"refused: {file.path}: {file.reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"refused: {file.path}: {file.text}", markup=False, highlight=False, soft_wrap=True)
     if engine.info.statement:
         console.print(engine.info.statement, style="bold", markup=False)
+
+
+def _draw(
+    path: Path,
+    analysed: Sequence[tuple[dict[str, Any], tuple[Subject, ...]]],
+    refused: Sequence[Refused],
+    engine: Engine,
+) -> list[Path]:
+    """Write the contact sheet; return its files.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    chapters = [
+        contact_sheet.Chapter(
+            heading=f"Study {document['study_instance_uid']}",
+            rows=[contact_sheet.judged(one.path, one.verdict, engine.info.view_threshold) for one in subjects],
+        )
+        for document, subjects in analysed
+    ]
+    rows = [contact_sheet.Row(path=one.path, verdict=f"refused: {one.reason}", is_accepted=False) for one in refused]
+    chapters.append(contact_sheet.Chapter(heading="Files that count as no instance", rows=rows))
+    title = f"{engine.info.name} {engine.info.version}: {engine.info.statement}"
+    return contact_sheet.draw(path, title, chapters, engine.spec)

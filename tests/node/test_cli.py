@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
 from dicom_node import completion
+from dicom_node.cli import main
 from dicom_node.ledger.engine import close_ledger, open_ledger
 from dicom_node.store import InstanceStore
 from tests.doubles.arrivals import STUDY, Arrivals
@@ -202,3 +204,39 @@ def test_a_ledger_that_cannot_be_opened_ends_with_1(run: Run, tmp_path: Path) ->
 
 def test_analyse_of_a_path_that_is_not_there_ends_with_2(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("analyse", tmp_path / "gone", "--out", tmp_path / "out"), 2, "gone")
+
+
+def test_analyse_with_an_ensemble_that_is_not_there_ends_with_1(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no DICOM")
+
+    assert_one_line(run("analyse", file, "--out", tmp_path / "out", "--ensemble", tmp_path / "gone"), 1, "gone")
+
+
+@pytest.mark.parametrize("name", ["gone/sheet.png", "notes.txt/sheet.png", "sheet.jpg", "folder.png"])
+def test_a_contact_sheet_that_cannot_be_written_ends_with_2_before_anything_is_analysed(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no DICOM")
+    (tmp_path / "folder.png").mkdir()
+
+    ended = run("analyse", file, "--out", tmp_path / "out", "--contact-sheet", tmp_path / name)
+
+    assert_one_line(ended, 2, "--contact-sheet", Path(name).parts[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_contact_sheet_in_a_folder_that_may_not_be_written_to_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["analyse", tmp_path, "--out", tmp_path / "out", "--contact-sheet", tmp_path / "sheet.png"]
+    with (
+        mock.patch("sys.argv", ["dicom-node", *map(str, arguments)]),
+        mock.patch("os.access", lambda _path, mode: mode != os.W_OK),  # root may write everywhere
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+
+    assert ended.value.code == 2
+    assert "--contact-sheet" in capsys.readouterr().err
