@@ -9,16 +9,15 @@ Legend: T frames, H, W pixels, h, w pixels of the reduced picture, C = 3 RGB, N 
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from model.clip.levels import strongest
 from model.clip.source import Frames
 
 Mask = NDArray[np.bool_]
-_Level = TypeVar("_Level", np.uint8, np.int16)
 
 BOX_ASPECT = 1.44
 """Width of the box over its height: a sector of 92 degrees fills it. One shape for all, so that a millimetre is as many
@@ -110,8 +109,8 @@ def _boxed(mask_HW: Mask) -> Sector:
 def _picture(seen_ThwC: Frames) -> Mask | None:
     """Return the pixels of the largest area that moves and is grey, without holes of its own; None: there is none."""
     brightest_hwC = seen_ThwC.max(axis=0)
-    moves_hw = _strongest(brightest_hwC - seen_ThwC.min(axis=0))
-    is_lit_hw = _strongest(seen_ThwC).sum(axis=0, dtype=np.int32) > _FAINT * len(seen_ThwC)
+    moves_hw = strongest(brightest_hwC - seen_ThwC.min(axis=0))
+    is_lit_hw = strongest(seen_ThwC).sum(axis=0, dtype=np.int32) > _FAINT * len(seen_ThwC)
     is_live_hw = (moves_hw > _MOTION) | ((moves_hw > _LESS_MOTION) & is_lit_hw)
     # Compression spreads colour to the sides.
     is_live_hw &= ~ndimage.binary_dilation(_is_off_colour(brightest_hwC.astype(np.int16), is_live_hw), iterations=2)
@@ -128,11 +127,6 @@ def _picture(seen_ThwC: Frames) -> Mask | None:
     return picture_hw
 
 
-def _strongest(pixels_C: NDArray[_Level]) -> NDArray[_Level]:
-    """Return the strongest of the three colours; numpy's own maximum over so short an axis is ten times slower."""
-    return np.maximum(np.maximum(pixels_C[..., 0], pixels_C[..., 1]), pixels_C[..., 2])
-
-
 def _is_off_colour(picture_hwC: NDArray[np.int16], is_live_hw: Mask) -> Mask:
     """Return which pixels have another colour than the middle of the screen has at their brightness.
 
@@ -140,7 +134,7 @@ def _is_off_colour(picture_hwC: NDArray[np.int16], is_live_hw: Mask) -> Mask:
     """
     rows, columns = is_live_hw.shape
     middle = (slice(rows // 8, 3 * rows // 4), slice(columns // 4, 3 * columns // 4))
-    level_hw = _strongest(picture_hwC) >> 4
+    level_hw = strongest(picture_hwC) >> 4
     reference_N = level_hw[middle][is_live_hw[middle]]
     known = np.flatnonzero(np.bincount(reference_N, minlength=16) >= _REFERENCE)
     if known.size == 0:

@@ -10,6 +10,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from model.clip.levels import strongest
 from model.clip.pixels import DECODABLE
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, Region
 
@@ -144,11 +145,11 @@ def select(header: LoopHeader) -> Verdict:
 def inspect(frames_THWC: Frames) -> Verdict:
     """Return what the sampled frames show."""
     step = max(1, frames_THWC.shape[1] // _INSPECTED_ROWS)
-    seen = frames_THWC[:, ::step, ::step].astype(np.int16)
-    moves_HW = (seen.max(axis=0) - seen.min(axis=0)).max(axis=-1) > _MOTION
+    seen = frames_THWC[:, ::step, ::step]
+    moves_HW = strongest(seen.max(axis=0) - seen.min(axis=0)) > _MOTION
     if moves_HW.mean() < MOVING_FRACTION:
         return Verdict(reason=Reason.STATIC)
-    coloured = _coloured_share(seen[:, moves_HW].reshape(-1, 3))
+    coloured = _coloured_share(seen[:, moves_HW].reshape(-1, 3).astype(np.int16))
     if coloured > COLOURED_FRACTION:
         return Verdict(reason=Reason.COLOUR_DOPPLER, detail=f"{coloured:.0%} of what moves is coloured")
     return ACCEPTED
@@ -160,7 +161,7 @@ def _coloured_share(pixels_NC: NDArray[np.int16]) -> float:
     A tinted B-mode picture has one colour for each brightness; Doppler lays others over it.
     """
     red_green, blue_green = pixels_NC[:, 0] - pixels_NC[:, 1], pixels_NC[:, 2] - pixels_NC[:, 1]
-    level = pixels_NC.max(axis=1) >> 3
+    level = strongest(pixels_NC) >> 3
     is_coloured = np.zeros(len(pixels_NC), dtype=np.bool_)
     for one in np.unique(level):
         bright = np.flatnonzero(level == one)
