@@ -22,7 +22,8 @@ from model.tasks import Task
 from trainer.acceptance import Evaluation, Published, objections, read_evaluation, read_published
 from trainer.errors import PublishError, UsageError
 from trainer.evaluate import EVALUATION
-from trainer.run import FinishedRun, open_finished
+from trainer.provenance import saw_phantoms
+from trainer.run import BEST, FinishedRun, open_finished
 from trainer.shelf import locked
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def publish(
                 member: _write_member(folder / member, run, half=half)
                 for member, run in zip(publication.members, finished, strict=True)
             }
-            statement = OF_PHANTOMS if any(run.provenance.is_phantom for run in finished) else OF_PATIENTS
+            statement = OF_PHANTOMS if any(saw_phantoms(run.path / BEST) for run in finished) else OF_PATIENTS
             manifest = EnsembleManifest(
                 name=name,
                 version=version,
