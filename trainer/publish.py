@@ -69,7 +69,7 @@ class Publication(Closed):
     code_version: str
     """Of the package that published it."""
     replaces: str | None
-    """The version that was in use."""
+    """The version that was in use, to which a rollback goes."""
     forced_because: str | None
     """Why it was published all the same."""
     objections: tuple[str, ...]
@@ -109,7 +109,9 @@ def publish(
     finished = [open_finished(run) for run in runs]
     evaluations = [read_evaluation(run) for run in finished]
     with locked(shelf, make=True) as held:
-        held.version_path(version)  # says at once that the version is there
+        path = held.version_path(version)
+        if path.exists():
+            raise PublishError(f"{path}: is there already, and a version never changes: choose another --version")
         before = held.current
         said = objections(
             read_published(before) if before else (), [Evaluation.model_validate(one) for one in evaluations]
@@ -138,20 +140,33 @@ def publish(
             )
             Ensemble.load(folder)  # as a worker will
 
-        added = held.add(version, write)
-        held.switch(added)
+        held.add(path, write)
+        held.switch(path)
     log.info("%s %s is in use, in the place of %s", name, version, before.name if before else "nothing")
-    return added
+    return path
 
 
 def roll_back(shelf: Path) -> Path:
-    """Put the version before the one in use into use again, and return its folder.
+    """Put the version that the one in use replaced into use again, and return its folder; again: one further back.
 
     Raises:
-        PublishError: there is none.
+        PublishError: there is none, or nobody knows which.
     """
     with locked(shelf, make=False) as held:
-        return held.switch_back()
+        current = held.current
+        if current is None:
+            raise PublishError(f"{shelf}: has no version in use to go back from: publish one")
+        file = current / PUBLICATION
+        if not file.is_file():
+            raise PublishError(f"{current}: has no {PUBLICATION}, which would say what it replaced: publish a version")
+        replaced = bundle.read_closed(file, Publication).replaces
+        if replaced is None:
+            raise PublishError(f"{shelf}: has no previous version to go back to: {current.name} was the first")
+        before = held.version_path(replaced)
+        if not (before / ensemble.MANIFEST).is_file():
+            raise PublishError(f"{before}: is gone, and {current.name} replaced it: publish a version")
+        held.switch(before)
+    return before
 
 
 def _publication(

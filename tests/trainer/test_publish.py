@@ -229,6 +229,48 @@ def test_rolling_back_puts_the_version_before_into_use(runs: list[Path], tmp_pat
         roll_back(shelf)
 
 
+def test_rolling_back_again_goes_one_version_further(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1", "1.2"):
+        publish(runs, shelf, version, force="to see")
+
+    assert [roll_back(shelf).name for _ in range(2)] == ["1.1", "1.0"]
+    assert Ensemble.load(shelf).info.version == "1.0"
+
+
+def test_what_is_published_after_a_rollback_goes_back_to_what_it_replaced(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1", "1.2"):
+        publish(runs, shelf, version, force="to see")
+    roll_back(shelf)
+    publish(runs, shelf, "1.3", force="to see")
+
+    assert [roll_back(shelf).name for _ in range(2)] == ["1.1", "1.0"]
+
+
+def test_a_version_that_was_copied_by_hand_ends_the_chain(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1", "1.2"):
+        publish(runs, shelf, version, force="to see")
+    (shelf / "versions" / "1.1" / PUBLICATION).unlink()
+
+    assert roll_back(shelf).name == "1.1"
+    with pytest.raises(PublishError, match=r"1\.1: has no publication\.json, which would say what it replaced"):
+        roll_back(shelf)
+    assert Ensemble.load(shelf).info.version == "1.1"
+
+
+def test_a_replaced_version_that_was_removed_is_named(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1"):
+        publish(runs, shelf, version, force="to see")
+    shutil.rmtree(shelf / "versions" / "1.0")
+
+    with pytest.raises(PublishError, match=r"1\.0: is gone, and 1\.1 replaced it"):
+        roll_back(shelf)
+    assert Ensemble.load(shelf).info.version == "1.1"
+
+
 def test_there_is_nothing_to_roll_back_to(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="is no shelf"):
         roll_back(tmp_path / "nowhere")
@@ -237,29 +279,39 @@ def test_there_is_nothing_to_roll_back_to(runs: list[Path], tmp_path: Path) -> N
         roll_back(tmp_path / "shelf")
 
 
-@pytest.mark.parametrize(
-    "where", ["trainer.publish.Ensemble.load", "trainer.shelf.Shelf.switch", "trainer.shelf._fsync"]
-)
-def test_killed_at_any_moment_one_version_is_in_use_and_the_next_call_works(
-    runs: list[Path], tmp_path: Path, where: str
-) -> None:
-    """SIGKILL at the check of what was written, before the switch, and after a link was made."""
-    shelf = tmp_path / "shelf"
-    publish(runs, shelf, "1.0")
+def publish_and_die(run: Path, shelf: Path, where: str) -> None:
+    """Publish a run as 1.1 in another process, which SIGKILL ends where a function is called."""
     killer = (
         "import os, signal, sys\nfrom pathlib import Path\nimport trainer.publish, trainer.shelf\n"
         "from unittest import mock\n"
         f"with mock.patch('{where}', lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)):\n"
-        f"    trainer.publish.publish([Path({str(runs[0])!r})], Path({str(shelf)!r}), '1.1', force='to see')\n"
+        f"    trainer.publish.publish([Path({str(run)!r})], Path({str(shelf)!r}), '1.1', force='to see')\n"
     )
-
     died = subprocess.run([sys.executable, "-c", killer], cwd=ROOT, capture_output=True, check=False)
-
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    assert Ensemble.load(shelf).info.version == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("where", "in_use"),
+    [
+        ("trainer.publish.Ensemble.load", "1.0"),
+        ("trainer.shelf.Shelf.switch", "1.0"),
+        ("trainer.shelf._fsync", "1.1"),
+    ],
+)
+def test_killed_at_any_moment_one_version_is_in_use_and_the_next_call_works(
+    runs: list[Path], tmp_path: Path, where: str, in_use: str
+) -> None:
+    """SIGKILL at the check of what was written, before the switch, and after it."""
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+
+    publish_and_die(runs[0], shelf, where)
+
+    assert Ensemble.load(shelf).info.version == in_use
     publish(runs[:1], shelf, "1.2", force="again")
     assert Ensemble.load(shelf).info.version == "1.2"
-    assert roll_back(shelf).name == "1.0"
+    assert roll_back(shelf).name == in_use
     assert not list((shelf / "versions").glob(".*"))
 
 
