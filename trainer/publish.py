@@ -90,10 +90,12 @@ def publish(
 ) -> Path:
     """Put the runs into use as a new version, and return its folder; the old version stays beside it.
 
+    A call that was killed when the version was whole, but not in use yet, is finished by the same call.
+
     Args:
         runs: of `trainer finetune`, each one member of every task that it learned.
         shelf: folder of the versions; made if it is not there.
-        version: its name, which no version has yet.
+        version: its name, which no version has yet, but one that a kill kept from use.
         name: of the ensemble, as reports give it.
         force: why it is to replace what is in use although something speaks against it.
         view_threshold: smallest mean probability at which a view counts as recognised.
@@ -110,8 +112,8 @@ def publish(
     evaluations = [read_evaluation(run) for run in finished]
     with locked(shelf, make=True) as held:
         path = held.version_path(version)
-        if path.exists():
-            raise PublishError(f"{path}: is there already, and a version never changes: choose another --version")
+        if path.exists() and path != held.left:
+            raise _taken(path)
         before = held.current
         said = objections(
             read_published(before) if before else (), [Evaluation.model_validate(one) for one in evaluations]
@@ -119,13 +121,13 @@ def publish(
         if said and force is None:
             raise PublishError(f"{'; '.join(said)}: train better, or say with --force why it is to be published")
         publication = _publication(finished, name, version, before, force, said)
+        statement = OF_PHANTOMS if any(saw_phantoms(run.path / BEST) for run in finished) else OF_PATIENTS
 
         def write(folder: Path) -> None:
             members = {
                 member: _write_member(folder / member, run, half=half)
                 for member, run in zip(publication.members, finished, strict=True)
             }
-            statement = OF_PHANTOMS if any(saw_phantoms(run.path / BEST) for run in finished) else OF_PATIENTS
             manifest = EnsembleManifest(
                 name=name,
                 version=version,
@@ -140,8 +142,11 @@ def publish(
             )
             Ensemble.load(folder)  # as a worker will
 
-        held.add(path, write)
-        held.switch(path)
+        if not path.exists():
+            held.add(path, write)
+        elif not _is_made_by(publication, path, statement, view_threshold, half=half):
+            raise _taken(path)
+        held.switch()
     log.info("%s %s is in use, in the place of %s", name, version, before.name if before else "nothing")
     return path
 
@@ -165,8 +170,28 @@ def roll_back(shelf: Path) -> Path:
         before = held.version_path(replaced)
         if not (before / ensemble.MANIFEST).is_file():
             raise PublishError(f"{before}: is gone, and {current.name} replaced it: publish a version")
-        held.switch(before)
+        held.switch_back(before)
     return before
+
+
+def _taken(version: Path) -> PublishError:
+    return PublishError(f"{version}: is there already, and a version never changes: choose another --version")
+
+
+def _is_made_by(publication: Publication, version: Path, statement: str, view_threshold: float, *, half: bool) -> bool:
+    """Return whether a whole version is what a publication would make.
+
+    Raises:
+        BundleError: the version is damaged.
+    """
+    info = Ensemble.load(version).info  # as a worker will
+    made = bundle.read_closed(version / PUBLICATION, Publication)
+    stored = [bundle.read_closed(version / name / bundle.MANIFEST, bundle.Manifest) for name in made.members]
+    return (
+        made.model_copy(update={"published_at": publication.published_at}) == publication
+        and (info.statement, info.view_threshold) == (statement, view_threshold)
+        and all(one.weights_dtype == ("float16" if half else "float32") for one in stored)
+    )
 
 
 def _publication(

@@ -2,6 +2,8 @@
 
 SHELF/versions/V/   a version, never changed once it has its name
 SHELF/current       link to the version in use; replaced in one rename, so that a reader sees the old or the new one
+SHELF/.current.new  link that becomes `current`; made before its version has its name, so that a version which a kill
+                    kept from use is told from those that were in use
 SHELF/.lock         held while somebody publishes or rolls back; its holder's death frees it
 
 Killed at any moment, what was current stays current: a new version is whole before its name exists, and it has its
@@ -21,6 +23,8 @@ from model.ensemble import CURRENT, MANIFEST
 from trainer.errors import PublishError, UsageError
 
 _VERSIONS = "versions"
+_NEXT = f".{CURRENT}.new"
+_BACK = f".{CURRENT}.back"
 _LOCK = ".lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # one plain path component
 
@@ -35,8 +39,13 @@ class Shelf:
     @property
     def current(self) -> Path | None:
         """Return the folder of the version in use, None before the first."""
-        link = self.path / CURRENT
-        return self.path / link.readlink() if link.is_symlink() else None
+        return self._linked(CURRENT)
+
+    @property
+    def left(self) -> Path | None:
+        """Return the folder of the version that is whole but never came into use, for its publisher was killed."""
+        found = self._linked(_NEXT)
+        return found if found is not None and found.exists() else None
 
     def version_path(self, version: str) -> Path:
         """Return the folder that a version has or is to have.
@@ -53,14 +62,29 @@ class Shelf:
         version.parent.mkdir(exist_ok=True)
         for left_over in version.parent.glob(".*"):  # of a publisher that was killed: the lock is ours
             shutil.rmtree(left_over)
+        self._link(_NEXT, version)
         write_folder(version, write)
 
-    def switch(self, version: Path) -> None:
-        """Make a version the one in use."""
-        temporary = self.path / f".{CURRENT}.new"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(Path(_VERSIONS) / version.name)
-        temporary.replace(self.path / CURRENT)
+    def switch(self) -> None:
+        """Make the version that was added last, perhaps by a publisher that was killed then, the one in use."""
+        self._turn(_NEXT)
+
+    def switch_back(self, version: Path) -> None:
+        """Make a version that was in use the one in use again."""
+        self._link(_BACK, version)
+        self._turn(_BACK)
+
+    def _linked(self, name: str) -> Path | None:
+        link = self.path / name
+        return self.path / link.readlink() if link.is_symlink() else None
+
+    def _link(self, name: str, version: Path) -> None:
+        link = self.path / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(_VERSIONS) / version.name)
+
+    def _turn(self, name: str) -> None:
+        (self.path / name).replace(self.path / CURRENT)
         _fsync(self.path)
 
 

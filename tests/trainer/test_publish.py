@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -313,6 +314,71 @@ def test_killed_at_any_moment_one_version_is_in_use_and_the_next_call_works(
     assert Ensemble.load(shelf).info.version == "1.2"
     assert roll_back(shelf).name == in_use
     assert not list((shelf / "versions").glob(".*"))
+
+
+def test_the_same_call_finishes_a_version_that_a_kill_kept_from_use(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+    publish_and_die(runs[0], shelf, "trainer.shelf.Shelf.switch")
+    before = (shelf / "versions" / "1.1" / PUBLICATION).read_bytes()
+
+    added = publish(runs[:1], shelf, "1.1", force="to see")
+
+    assert (locate(shelf), (added / PUBLICATION).read_bytes()) == (added.resolve(), before)
+    assert roll_back(shelf).name == "1.0"
+    with pytest.raises(PublishError, match="is there already"):
+        publish(runs[:1], shelf, "1.1", force="to see")
+
+
+def test_a_first_version_that_a_kill_kept_from_use_is_finished_too(runs: list[Path], tmp_path: Path) -> None:
+    publish_and_die(runs[0], tmp_path / "shelf", "trainer.shelf.Shelf.switch")
+    assert not (tmp_path / "shelf" / CURRENT).exists()
+
+    publish(runs[:1], tmp_path / "shelf", "1.1", force="to see")
+
+    assert Ensemble.load(tmp_path / "shelf").info.version == "1.1"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"runs": slice(1, 2)},
+        {"runs": slice(0, 2)},
+        {"name": "others"},
+        {"view_threshold": 0.7},
+        {"half": True},
+    ],
+)
+def test_another_call_does_not_finish_it(runs: list[Path], tmp_path: Path, other: dict[str, Any]) -> None:
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+    publish_and_die(runs[0], shelf, "trainer.shelf.Shelf.switch")
+
+    with pytest.raises(PublishError, match=r"1\.1: is there already"):
+        publish(runs[other.pop("runs", slice(0, 1))], shelf, "1.1", force="to see", **other)
+    assert Ensemble.load(shelf).info.version == "1.0"
+
+
+def test_a_version_that_says_less_of_phantoms_than_its_runs_is_not_finished(runs: list[Path], tmp_path: Path) -> None:
+    publish_and_die(runs[0], tmp_path / "shelf", "trainer.shelf.Shelf.switch")
+    provenance = json.loads((runs[0] / "run.json").read_text())
+    (runs[0] / "run.json").write_text(json.dumps(provenance | {"is_phantom": True}))
+
+    with pytest.raises(PublishError, match=r"1\.1: is there already"):
+        publish(runs[:1], tmp_path / "shelf", "1.1", force="to see")
+
+
+def test_what_was_kept_from_use_is_not_finished_once_another_version_is_in_use(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+    publish_and_die(runs[0], shelf, "trainer.shelf.Shelf.switch")
+    publish(runs, shelf, "1.2")
+
+    with pytest.raises(PublishError, match=r"1\.1: is there already"):
+        publish(runs[:1], shelf, "1.1", force="to see")
+    assert Ensemble.load(shelf).info.version == "1.2"
 
 
 def test_two_do_not_publish_at_once(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
