@@ -1,5 +1,6 @@
-"""Files that are seen whole or not at all."""
+"""Files that are seen whole or not at all, and a lock file."""
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -25,3 +26,26 @@ def replacing(file: Path) -> Iterator[Path]:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(lock: Path, refusal: Exception) -> Iterator[None]:
+    """Hold a lock file, which goes with its holder: removed at the end, and free after a kill.
+
+    Raises:
+        Exception: `refusal`: somebody else holds it.
+        OSError: the disk does not take it.
+    """
+    with lock.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between our open and our lock its last holder may have removed it: then the next makes another.
+            is_ours = os.path.samestat(os.fstat(stream.fileno()), lock.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False
+        if not is_ours:
+            raise refusal
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

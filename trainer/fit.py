@@ -25,7 +25,8 @@ from trainer.data.cohort import Cohort
 from trainer.data.loader import Batch, Clips, Plan, all_batches, training_batches
 from trainer.errors import RunError
 from trainer.optim import clip_gradient, make_optimiser, set_learning_rate
-from trainer.run import Best, RunFolder, provenance_of
+from trainer.provenance import provenance_of
+from trainer.run import Best, RunFolder
 from trainer.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,8 @@ def fit(
                 log.info("epoch %d of %d: validation loss %.5f", epochs, config.epochs, figures["loss"])
                 run.record({"step": done, "epoch": epochs, **{f"val_{key}": value for key, value in figures.items()}})
                 if figures["loss"] < best:
-                    run.save_best(network.state_dict(), config, Best(step=done, epoch=epochs, metric=figures["loss"]))
+                    chosen = Best(step=done, epoch=epochs, metric=figures["loss"], is_phantom=run.is_phantom)
+                    run.save_best(network.state_dict(), config, chosen)
             best = min(best, figures["loss"])
         if main and (is_epoch_end or done % config.checkpoint_steps == 0):
             run.save_checkpoint({"network": network.state_dict(), "optimiser": optimiser.state_dict(),

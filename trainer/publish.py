@@ -22,7 +22,8 @@ from model.tasks import Task
 from trainer.acceptance import Evaluation, Published, objections, read_evaluation, read_published
 from trainer.errors import PublishError, UsageError
 from trainer.evaluate import EVALUATION
-from trainer.run import FinishedRun, open_finished
+from trainer.provenance import saw_phantoms
+from trainer.run import BEST, FinishedRun, open_finished
 from trainer.shelf import locked
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Publication(Closed):
     code_version: str
     """Of the package that published it."""
     replaces: str | None
-    """The version that was in use."""
+    """The version that was in use, to which a rollback goes."""
     forced_because: str | None
     """Why it was published all the same."""
     objections: tuple[str, ...]
@@ -89,10 +90,12 @@ def publish(
 ) -> Path:
     """Put the runs into use as a new version, and return its folder; the old version stays beside it.
 
+    A call that was killed when the version was whole, but not in use yet, is finished by the same call.
+
     Args:
         runs: of `trainer finetune`, each one member of every task that it learned.
         shelf: folder of the versions; made if it is not there.
-        version: its name, which no version has yet.
+        version: its name, which no version has yet, but one that a kill kept from use.
         name: of the ensemble, as reports give it.
         force: why it is to replace what is in use although something speaks against it.
         view_threshold: smallest mean probability at which a view counts as recognised.
@@ -108,7 +111,9 @@ def publish(
     finished = [open_finished(run) for run in runs]
     evaluations = [read_evaluation(run) for run in finished]
     with locked(shelf, make=True) as held:
-        held.version_path(version)  # says at once that the version is there
+        path = held.version_path(version)
+        if path.exists() and path != held.left:
+            raise _taken(path)
         before = held.current
         said = objections(
             read_published(before) if before else (), [Evaluation.model_validate(one) for one in evaluations]
@@ -116,13 +121,13 @@ def publish(
         if said and force is None:
             raise PublishError(f"{'; '.join(said)}: train better, or say with --force why it is to be published")
         publication = _publication(finished, name, version, before, force, said)
+        statement = OF_PHANTOMS if any(saw_phantoms(run.path / BEST) for run in finished) else OF_PATIENTS
 
         def write(folder: Path) -> None:
             members = {
                 member: _write_member(folder / member, run, half=half)
                 for member, run in zip(publication.members, finished, strict=True)
             }
-            statement = OF_PHANTOMS if any(run.provenance.is_phantom for run in finished) else OF_PATIENTS
             manifest = EnsembleManifest(
                 name=name,
                 version=version,
@@ -137,20 +142,56 @@ def publish(
             )
             Ensemble.load(folder)  # as a worker will
 
-        added = held.add(version, write)
-        held.switch(added)
+        if not path.exists():
+            held.add(path, write)
+        elif not _is_made_by(publication, path, statement, view_threshold, half=half):
+            raise _taken(path)
+        held.switch()
     log.info("%s %s is in use, in the place of %s", name, version, before.name if before else "nothing")
-    return added
+    return path
 
 
 def roll_back(shelf: Path) -> Path:
-    """Put the version before the one in use into use again, and return its folder.
+    """Put the version that the one in use replaced into use again, and return its folder; again: one further back.
 
     Raises:
-        PublishError: there is none.
+        PublishError: there is none, or nobody knows which.
     """
     with locked(shelf, make=False) as held:
-        return held.switch_back()
+        current = held.current
+        if current is None:
+            raise PublishError(f"{shelf}: has no version in use to go back from: publish one")
+        file = current / PUBLICATION
+        if not file.is_file():
+            raise PublishError(f"{current}: has no {PUBLICATION}, which would say what it replaced: publish a version")
+        replaced = bundle.read_closed(file, Publication).replaces
+        if replaced is None:
+            raise PublishError(f"{shelf}: has no previous version to go back to: {current.name} was the first")
+        before = held.version_path(replaced)
+        if not (before / ensemble.MANIFEST).is_file():
+            raise PublishError(f"{before}: is gone, and {current.name} replaced it: publish a version")
+        held.switch_back(before)
+    return before
+
+
+def _taken(version: Path) -> PublishError:
+    return PublishError(f"{version}: is there already, and a version never changes: choose another --version")
+
+
+def _is_made_by(publication: Publication, version: Path, statement: str, view_threshold: float, *, half: bool) -> bool:
+    """Return whether a whole version is what a publication would make.
+
+    Raises:
+        BundleError: the version is damaged.
+    """
+    info = Ensemble.load(version).info  # as a worker will
+    made = bundle.read_closed(version / PUBLICATION, Publication)
+    stored = [bundle.read_closed(version / name / bundle.MANIFEST, bundle.Manifest) for name in made.members]
+    return (
+        made.model_copy(update={"published_at": publication.published_at}) == publication
+        and (info.statement, info.view_threshold) == (statement, view_threshold)
+        and all(one.weights_dtype == ("float16" if half else "float32") for one in stored)
+    )
 
 
 def _publication(

@@ -10,11 +10,10 @@ plots/               pictures of it
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, TypeVar
@@ -30,9 +29,7 @@ from model.errors import WeightsError
 from model.net.echo_vision import EchoVision
 from model.tasks import CATALOGUE, Task, View
 from model.weights import load_strictly
-from trainer.config import FinetuneConfig, PretrainConfig
-from trainer.data.cohort import Cohort
-from trainer.data.store import dataset_names
+from trainer.config import FinetuneConfig
 from trainer.errors import RunError, UsageError
 from trainer.files import replacing
 
@@ -70,7 +67,7 @@ class Provenance(Closed):
     views: dict[Task, tuple[View, ...]]
     """Views that each task was trained on."""
     is_phantom: bool
-    """A store that it was trained on is synthetic."""
+    """A store that it, or the weights it began with, was trained on is synthetic."""
     started_at: datetime
     """UTC."""
 
@@ -84,6 +81,8 @@ class Best(Closed):
     """Epochs made."""
     metric: float
     """The validation loss that chose them."""
+    is_phantom: bool | None = None
+    """As in `run.json`, so that it goes where the weights go; None: they are older than this field."""
 
 
 class RunFolder:
@@ -122,12 +121,20 @@ class RunFolder:
         difference = _first_difference(saved, config.model_dump(mode="json"))
         if difference is not None:
             raise UsageError(f"--resume: {difference} differs from {path / CONFIG}: give the options of the first call")
-        before = _read_closed(path / PROVENANCE, Provenance)
+        before = read_provenance(path)
         if before.data != provenance.data:
             raise UsageError(f"--resume: --data is not what {path / PROVENANCE} was started with")
         if before.start_sha256 != provenance.start_sha256:
             raise UsageError(f"--resume: the weights to start from are not those that {path / PROVENANCE} names")
-        return cls(path)
+        run = cls(path)
+        if provenance.is_phantom:  # an older version did not ask the weights that a run began with
+            run._write(PROVENANCE, before.model_copy(update={"is_phantom": True}))
+        return run
+
+    @property
+    def is_phantom(self) -> bool:
+        """Return whether phantoms go into its weights."""
+        return read_provenance(self.path).is_phantom
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
         """Return the last checkpoint, None before the first.
@@ -184,33 +191,11 @@ class RunFolder:
 
     def finish(self) -> None:
         """Say that every step was made."""
-        provenance = _read_closed(self.path / PROVENANCE, Provenance)
-        self._write(PROVENANCE, provenance.model_copy(update={"status": "done"}))
+        self._write(PROVENANCE, read_provenance(self.path).model_copy(update={"status": "done"}))
 
     def _write(self, name: str, document: BaseModel) -> None:
         text = json.dumps(document.model_dump(mode="json"), indent=1) + "\n"
         _replace(self.path / name, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def provenance_of(
-    config: PretrainConfig | FinetuneConfig, cohort: Cohort, tasks: tuple[Task, ...], command: tuple[str, ...]
-) -> Provenance:
-    """Return where a run that begins now comes from."""
-    start = config.init if isinstance(config, PretrainConfig) else config.encoder
-    return Provenance(
-        status="running",
-        code_version=version("echo-ai-node"),
-        git_revision=_git_revision(),
-        seed=config.seed,
-        command=command,
-        data={name: store.digest for name, store in zip(dataset_names(cohort.stores), cohort.stores, strict=True)},
-        start_sha256=sha256_of(weights_file(Path(start))) if start else None,
-        num_samples=len(cohort.entries),
-        num_subjects=cohort.num_subjects,
-        views=cohort.views(tasks),
-        is_phantom=any(store.info.is_phantom for store in cohort.stores),
-        started_at=datetime.now(UTC),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,16 +247,25 @@ def open_finished(path: Path) -> FinishedRun:
     config = _read_json(path / CONFIG)
     if config.get("kind") != "finetune":
         raise RunError(f"{path}: is a {config.get('kind', 'folder without a')} run: give a run of trainer finetune")
-    provenance = _read_closed(path / PROVENANCE, Provenance)
+    provenance = read_provenance(path)
     if provenance.status != "done":
         raise RunError(f"{path}: is not finished: go on with trainer finetune --resume")
-    best = read_weights(path / BEST)[1].get("best", "{}")
+    best = read_metadata(path / BEST).get("best", "{}")
     return FinishedRun(
         path=path,
         config=_read_closed(path / CONFIG, FinetuneConfig),
         provenance=provenance,
         best=Best.model_validate_json(best),
     )
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Return where a run comes from.
+
+    Raises:
+        RunError: the folder is no run.
+    """
+    return _read_closed(path / PROVENANCE, Provenance)
 
 
 def weights_file(source: Path) -> Path:
@@ -285,17 +279,33 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         RunError: it is none.
     """
-    try:
-        with safe_open(file, framework="pt") as stream:
-            return {key: stream.get_tensor(key) for key in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{file}: no weights can be read from it ({error})") from error
+    with _opened(file) as stream:
+        return {key: stream.get_tensor(key) for key in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file.
+
+    Raises:
+        RunError: it is none.
+    """
+    with _opened(file) as stream:
+        return dict(stream.metadata() or {})
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the figures of a run, line by line."""
     for line in (path / METRICS).read_text(encoding="ascii").splitlines():
         yield json.loads(line)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as stream:
+            yield stream
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file}: no weights can be read from it ({error})") from error
 
 
 def _replace(file: Path, write: Callable[[Path], object]) -> None:
@@ -339,11 +349,3 @@ def _first_difference(saved: object, given: object, where: str = "") -> str | No
                 return found
         return None
     return None if saved == given else where
-
-
-def _git_revision() -> str:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -2,7 +2,8 @@
 
 SHELF/versions/V/   a version, never changed once it has its name
 SHELF/current       link to the version in use; replaced in one rename, so that a reader sees the old or the new one
-SHELF/previous      link to the version that it replaced
+SHELF/.current.new  link that becomes `current`; made before its version has its name, so that a version which a kill
+                    kept from use is told from those that were in use
 SHELF/.lock         held while somebody publishes or rolls back; its holder's death frees it
 
 Killed at any moment, what was current stays current: a new version is whole before its name exists, and it has its
@@ -21,8 +22,9 @@ from model.bundle import write_folder
 from model.ensemble import CURRENT, MANIFEST
 from trainer.errors import PublishError, UsageError
 
-PREVIOUS = "previous"
 _VERSIONS = "versions"
+_NEXT = f".{CURRENT}.new"
+_BACK = f".{CURRENT}.back"
 _LOCK = ".lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # one plain path component
 
@@ -40,64 +42,49 @@ class Shelf:
         return self._linked(CURRENT)
 
     @property
-    def previous(self) -> Path | None:
-        """Return the folder of the version before it, None if nothing is known to go back to."""
-        found = self._linked(PREVIOUS)
-        return None if found == self.current else found  # equal: somebody was killed between the two links
+    def left(self) -> Path | None:
+        """Return the folder of the version that is whole but never came into use, for its publisher was killed."""
+        found = self._linked(_NEXT)
+        return found if found is not None and found.exists() else None
 
     def version_path(self, version: str) -> Path:
-        """Return the folder of a version that is not there yet.
+        """Return the folder that a version has or is to have.
 
         Raises:
             UsageError: it is no name of a folder.
-            PublishError: the version is there.
         """
         if not _NAME.fullmatch(version):
             raise UsageError(f"--version {version!r}: use letters, digits, '.', '_' and '-', at most 64")
-        path = self.path / _VERSIONS / version
-        if path.exists():
-            raise PublishError(f"{path}: is there already, and a version never changes: choose another --version")
-        return path
+        return self.path / _VERSIONS / version
 
-    def add(self, version: str, write: Callable[[Path], None]) -> Path:
+    def add(self, version: Path, write: Callable[[Path], None]) -> None:
         """Put a version beside the others, whole or not at all; it is not in use yet."""
-        path = self.version_path(version)
-        path.parent.mkdir(exist_ok=True)
-        for left_over in path.parent.glob(".*"):  # of a publisher that was killed: the lock is ours
+        version.parent.mkdir(exist_ok=True)
+        for left_over in version.parent.glob(".*"):  # of a publisher that was killed: the lock is ours
             shutil.rmtree(left_over)
-        write_folder(path, write)
-        return path
+        self._link(_NEXT, version)
+        write_folder(version, write)
 
-    def switch(self, version: Path) -> None:
-        """Make a version the one in use, and remember the one before."""
-        if self.current is not None:
-            self._link(PREVIOUS, self.current)
-        self._link(CURRENT, version)
+    def switch(self) -> None:
+        """Make the version that was added last, perhaps by a publisher that was killed then, the one in use."""
+        self._turn(_NEXT)
 
-    def switch_back(self) -> Path:
-        """Make the version before the one in use again, and return it.
-
-        Raises:
-            PublishError: there is none.
-        """
-        version = self.previous
-        if version is None:
-            raise PublishError(f"{self.path}: has no previous version to go back to: publish one")
-        if not (version / MANIFEST).is_file():
-            raise PublishError(f"{version}: the previous version is gone: publish one")
-        self._link(CURRENT, version)
-        (self.path / PREVIOUS).unlink()
-        return version
+    def switch_back(self, version: Path) -> None:
+        """Make a version that was in use the one in use again."""
+        self._link(_BACK, version)
+        self._turn(_BACK)
 
     def _linked(self, name: str) -> Path | None:
         link = self.path / name
         return self.path / link.readlink() if link.is_symlink() else None
 
     def _link(self, name: str, version: Path) -> None:
-        temporary = self.path / f".{name}.new"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(Path(_VERSIONS) / version.name)
-        temporary.replace(self.path / name)
+        link = self.path / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(_VERSIONS) / version.name)
+
+    def _turn(self, name: str) -> None:
+        (self.path / name).replace(self.path / CURRENT)
         _fsync(self.path)
 
 

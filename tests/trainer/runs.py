@@ -26,11 +26,19 @@ def make_tested_store(path: Path, *, subjects: int = 32, seed: int = 0) -> Path:
 
 
 def make_run(
-    path: Path, stores: Sequence[Path], tasks: Sequence[str], *, clip: ClipSpec = SPEC, epochs: int = 1, seed: int = 3
+    path: Path,
+    stores: Sequence[Path],
+    tasks: Sequence[str],
+    *,
+    clip: ClipSpec = SPEC,
+    epochs: int = 1,
+    seed: int = 3,
+    encoder: Path | None = None,
 ) -> Path:
     """Train a network of a few weights."""
     content = {"net": TINY_NET, "clip": clip.model_dump(), "batch": 4, "epochs": epochs, "seed": seed,
-               "tasks": list(tasks), "optimiser": {"peak_lr": 3e-3}}  # fmt: skip
+               "tasks": list(tasks), "optimiser": {"peak_lr": 3e-3},
+               "encoder": str(encoder or "")}  # fmt: skip
     finetune(stores, path, resolve(FinetuneConfig, "small", [], content), resume=False, command=())
     return path
 

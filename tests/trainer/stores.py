@@ -22,7 +22,13 @@ Change = Callable[[Sample], Sample]
 
 
 def make_store(
-    path: Path, *, subjects: int = 20, pixels: Pixels = "raw", seed: int = 0, change: Change = lambda sample: sample
+    path: Path,
+    *,
+    subjects: int = 20,
+    pixels: Pixels = "raw",
+    seed: int = 0,
+    change: Change = lambda sample: sample,
+    is_phantom: bool = False,
 ) -> Path:
     """Write a store of one A4C and one PLAX loop a subject; three quarters train, then val, then test."""
     (path / "shards").mkdir(parents=True)
@@ -67,6 +73,7 @@ def make_store(
         samples_sha256=hashlib.sha256(lines).hexdigest(),
         made_of="0" * 64,
         counts={"files": len(samples), "kept": len(samples)},
+        is_phantom=is_phantom,
     )
     (path / INFO).write_text(info.model_dump_json())
     return path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -229,6 +230,48 @@ def test_rolling_back_puts_the_version_before_into_use(runs: list[Path], tmp_pat
         roll_back(shelf)
 
 
+def test_rolling_back_again_goes_one_version_further(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1", "1.2"):
+        publish(runs, shelf, version, force="to see")
+
+    assert [roll_back(shelf).name for _ in range(2)] == ["1.1", "1.0"]
+    assert Ensemble.load(shelf).info.version == "1.0"
+
+
+def test_what_is_published_after_a_rollback_goes_back_to_what_it_replaced(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1", "1.2"):
+        publish(runs, shelf, version, force="to see")
+    roll_back(shelf)
+    publish(runs, shelf, "1.3", force="to see")
+
+    assert [roll_back(shelf).name for _ in range(2)] == ["1.1", "1.0"]
+
+
+def test_a_version_that_was_copied_by_hand_ends_the_chain(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1", "1.2"):
+        publish(runs, shelf, version, force="to see")
+    (shelf / "versions" / "1.1" / PUBLICATION).unlink()
+
+    assert roll_back(shelf).name == "1.1"
+    with pytest.raises(PublishError, match=r"1\.1: has no publication\.json, which would say what it replaced"):
+        roll_back(shelf)
+    assert Ensemble.load(shelf).info.version == "1.1"
+
+
+def test_a_replaced_version_that_was_removed_is_named(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    for version in ("1.0", "1.1"):
+        publish(runs, shelf, version, force="to see")
+    shutil.rmtree(shelf / "versions" / "1.0")
+
+    with pytest.raises(PublishError, match=r"1\.0: is gone, and 1\.1 replaced it"):
+        roll_back(shelf)
+    assert Ensemble.load(shelf).info.version == "1.1"
+
+
 def test_there_is_nothing_to_roll_back_to(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="is no shelf"):
         roll_back(tmp_path / "nowhere")
@@ -237,30 +280,105 @@ def test_there_is_nothing_to_roll_back_to(runs: list[Path], tmp_path: Path) -> N
         roll_back(tmp_path / "shelf")
 
 
-@pytest.mark.parametrize(
-    "where", ["trainer.publish.Ensemble.load", "trainer.shelf.Shelf.switch", "trainer.shelf._fsync"]
-)
-def test_killed_at_any_moment_one_version_is_in_use_and_the_next_call_works(
-    runs: list[Path], tmp_path: Path, where: str
-) -> None:
-    """SIGKILL at the check of what was written, before the switch, and after a link was made."""
-    shelf = tmp_path / "shelf"
-    publish(runs, shelf, "1.0")
+def publish_and_die(run: Path, shelf: Path, where: str) -> None:
+    """Publish a run as 1.1 in another process, which SIGKILL ends where a function is called."""
     killer = (
         "import os, signal, sys\nfrom pathlib import Path\nimport trainer.publish, trainer.shelf\n"
         "from unittest import mock\n"
         f"with mock.patch('{where}', lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)):\n"
-        f"    trainer.publish.publish([Path({str(runs[0])!r})], Path({str(shelf)!r}), '1.1', force='to see')\n"
+        f"    trainer.publish.publish([Path({str(run)!r})], Path({str(shelf)!r}), '1.1', force='to see')\n"
     )
-
     died = subprocess.run([sys.executable, "-c", killer], cwd=ROOT, capture_output=True, check=False)
-
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    assert Ensemble.load(shelf).info.version == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("where", "in_use"),
+    [
+        ("trainer.publish.Ensemble.load", "1.0"),
+        ("trainer.shelf.Shelf.switch", "1.0"),
+        ("trainer.shelf._fsync", "1.1"),
+    ],
+)
+def test_killed_at_any_moment_one_version_is_in_use_and_the_next_call_works(
+    runs: list[Path], tmp_path: Path, where: str, in_use: str
+) -> None:
+    """SIGKILL at the check of what was written, before the switch, and after it."""
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+
+    publish_and_die(runs[0], shelf, where)
+
+    assert Ensemble.load(shelf).info.version == in_use
     publish(runs[:1], shelf, "1.2", force="again")
     assert Ensemble.load(shelf).info.version == "1.2"
-    assert roll_back(shelf).name == "1.0"
+    assert roll_back(shelf).name == in_use
     assert not list((shelf / "versions").glob(".*"))
+
+
+def test_the_same_call_finishes_a_version_that_a_kill_kept_from_use(runs: list[Path], tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+    publish_and_die(runs[0], shelf, "trainer.shelf.Shelf.switch")
+    before = (shelf / "versions" / "1.1" / PUBLICATION).read_bytes()
+
+    added = publish(runs[:1], shelf, "1.1", force="to see")
+
+    assert (locate(shelf), (added / PUBLICATION).read_bytes()) == (added.resolve(), before)
+    assert roll_back(shelf).name == "1.0"
+    with pytest.raises(PublishError, match="is there already"):
+        publish(runs[:1], shelf, "1.1", force="to see")
+
+
+def test_a_first_version_that_a_kill_kept_from_use_is_finished_too(runs: list[Path], tmp_path: Path) -> None:
+    publish_and_die(runs[0], tmp_path / "shelf", "trainer.shelf.Shelf.switch")
+    assert not (tmp_path / "shelf" / CURRENT).exists()
+
+    publish(runs[:1], tmp_path / "shelf", "1.1", force="to see")
+
+    assert Ensemble.load(tmp_path / "shelf").info.version == "1.1"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"runs": slice(1, 2)},
+        {"runs": slice(0, 2)},
+        {"name": "others"},
+        {"view_threshold": 0.7},
+        {"half": True},
+    ],
+)
+def test_another_call_does_not_finish_it(runs: list[Path], tmp_path: Path, other: dict[str, Any]) -> None:
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+    publish_and_die(runs[0], shelf, "trainer.shelf.Shelf.switch")
+
+    with pytest.raises(PublishError, match=r"1\.1: is there already"):
+        publish(runs[other.pop("runs", slice(0, 1))], shelf, "1.1", force="to see", **other)
+    assert Ensemble.load(shelf).info.version == "1.0"
+
+
+def test_a_version_that_says_less_of_phantoms_than_its_runs_is_not_finished(runs: list[Path], tmp_path: Path) -> None:
+    publish_and_die(runs[0], tmp_path / "shelf", "trainer.shelf.Shelf.switch")
+    provenance = json.loads((runs[0] / "run.json").read_text())
+    (runs[0] / "run.json").write_text(json.dumps(provenance | {"is_phantom": True}))
+
+    with pytest.raises(PublishError, match=r"1\.1: is there already"):
+        publish(runs[:1], tmp_path / "shelf", "1.1", force="to see")
+
+
+def test_what_was_kept_from_use_is_not_finished_once_another_version_is_in_use(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    shelf = tmp_path / "shelf"
+    publish(runs, shelf, "1.0")
+    publish_and_die(runs[0], shelf, "trainer.shelf.Shelf.switch")
+    publish(runs, shelf, "1.2")
+
+    with pytest.raises(PublishError, match=r"1\.1: is there already"):
+        publish(runs[:1], shelf, "1.1", force="to see")
+    assert Ensemble.load(shelf).info.version == "1.2"
 
 
 def test_two_do_not_publish_at_once(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

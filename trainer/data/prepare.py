@@ -33,7 +33,7 @@ from trainer.data.shard import Recipe, make_shard, note_path, read_note
 from trainer.data.split import divide
 from trainer.data.store import INFO, SAMPLES, SHARDS, VIDEOS, ClipStore
 from trainer.errors import DataError, UsageError
-from trainer.files import replacing
+from trainer.files import alone, replacing
 
 DATASETS = ("mimic", "echonet", "camus", "tmed")
 """Each a module of this package with `survey` and `open_reel` (`DataSet`)."""
@@ -42,6 +42,7 @@ SKIPPED = "skipped.csv"
 """The file of a store that lists what was left out, and why."""
 
 _WORK = "work.json"  # what is being prepared; there until the store is whole
+_LOCK = ".lock"  # held while somebody prepares
 _SHARD_SAMPLES = 64  # a shard of base clips is some 150 MB raw
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def prepare(
 
     Raises:
         UsageError: the data set is unknown, or the folder holds something else.
-        DataError: tables do not fit, too much is damaged, or the disk is full; what was made stays for the next call.
+        DataError: tables do not fit, too much is damaged, the disk is full, or another call writes to the folder; what
+            was made stays for the next call.
     """
     if dataset not in DATASETS:
         raise UsageError(f"{dataset}: is none of {', '.join(DATASETS)}")
@@ -98,13 +100,16 @@ def prepare(
     if not origins:
         raise DataError(f"{source}: holds no clip of {dataset}; {_first(listing.skipped)}")
     work = Work(dataset=dataset, clip=clip, pixels=pixels, origins_sha256=_digest(origins))
+    busy = DataError(f"{out}: another trainer prepare writes here: wait for it, or give another --out")
     try:
-        finished = _begin(out, work)
-        if finished is not None:
-            return finished
-        shards = [origins[start : start + _SHARD_SAMPLES] for start in range(0, len(origins), _SHARD_SAMPLES)]
-        _make_shards(module, Recipe(root=source, clip=clip, pixels=pixels), out, shards, jobs, progress)
-        return _finish(out, work, listing, len(shards), (source / PHANTOM_MARK).is_file(), max_unreadable)
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out / _LOCK, busy):
+            finished = _begin(out, work)
+            if finished is not None:
+                return finished
+            shards = [origins[start : start + _SHARD_SAMPLES] for start in range(0, len(origins), _SHARD_SAMPLES)]
+            _make_shards(module, Recipe(root=source, clip=clip, pixels=pixels), out, shards, jobs, progress)
+            return _finish(out, work, listing, len(shards), (source / PHANTOM_MARK).is_file(), max_unreadable)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror}): make room and give the command again") from error
     except BrokenProcessPool as error:
@@ -124,9 +129,8 @@ def _begin(out: Path, work: Work) -> StoreInfo | None:
     if noted.is_file():
         if hashlib.sha256(noted.read_bytes()).hexdigest() != _work_digest(work):
             raise UsageError(f"{out}: was begun with other data or another recipe: give another --out, or remove it")
-    elif out.exists() and any(not one.name.startswith(f".{_WORK}.") for one in out.iterdir()):
+    elif any(one.name != _LOCK and not one.name.startswith(f".{_WORK}.") for one in out.iterdir()):
         raise UsageError(f"{out}: holds something else: give an empty folder as --out")
-    out.mkdir(parents=True, exist_ok=True)
     with replacing(noted) as temporary:  # before all else: from now on the folder is known as ours
         temporary.write_text(work.model_dump_json())
     folders = [out / SHARDS, *([out / VIDEOS] if work.pixels == "avi" else [])]
@@ -134,7 +138,8 @@ def _begin(out: Path, work: Work) -> StoreInfo | None:
         folder.mkdir(exist_ok=True)
     for folder in (out, *folders):
         for leftover in folder.glob(".*"):  # what `replacing` had not finished
-            leftover.unlink()
+            if leftover.name != _LOCK:
+                leftover.unlink()
     return None
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,6 +189,42 @@ def test_a_kill_at_the_very_beginning_leaves_nothing_in_the_way(
     prepare("echonet", phantoms("echonet"), tmp_path / "store", clip=SPEC, pixels="raw", jobs=1)
 
     assert not [name for name in content(tmp_path / "store") if name.startswith(".")]
+
+
+def test_two_do_not_prepare_at_once(phantoms: Layouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    make_shards = module._make_shards
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.undo()
+        with pytest.raises(DataError) as caught:
+            prepare("echonet", phantoms("echonet"), tmp_path / "store", clip=SPEC, pixels="raw", jobs=1)
+        said.append(str(caught.value))
+        make_shards(*arguments)
+
+    monkeypatch.setattr(module, "_make_shards", meanwhile)
+    prepare("echonet", phantoms("echonet"), tmp_path / "store", clip=SPEC, pixels="raw", jobs=1)
+
+    assert said == [f"{tmp_path / 'store'}: another trainer prepare writes here: wait for it, or give another --out"]
+    assert len(ClipStore.open(tmp_path / "store").samples) == 12
+
+
+def test_the_lock_of_a_killed_preparation_is_free(phantoms: Layouts, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[clip]\nsize = 48\n[net]\nsize = 48\n")
+    killer = (
+        "import os, signal\nfrom trainer.data import prepare\nfrom trainer.cli import main\n"
+        "prepare._make_shards = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nmain()\n"
+    )
+    arguments = ["prepare", "echonet", str(phantoms("echonet")), "--out", str(tmp_path / "store"),
+                 "--config", str(tmp_path / "config.toml"), "--format", "raw"]  # fmt: skip
+    died = subprocess.run([sys.executable, "-c", killer, *arguments], cwd=ROOT, capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert (tmp_path / "store" / ".lock").exists()
+
+    subprocess.run([sys.executable, "-m", "trainer", *arguments], cwd=ROOT, capture_output=True, check=True)
+
+    assert len(ClipStore.open(tmp_path / "store").samples) == 12
+    assert not (tmp_path / "store" / ".lock").exists()
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
