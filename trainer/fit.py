@@ -135,7 +135,7 @@ def fit(
     for step in range(first_step, plan.total_steps):
         rate = learning_rate(step, plan.total_steps, config.optimiser)
         set_learning_rate(optimiser, rate)
-        network.train()
+        wrapped.train()  # not the network alone: what wraps it is asked whether this is training
         loss, norm = _step(lesson, wrapped, optimiser, batches, config, accelerator, step)
         clips_a_second = pace.after(step, plan, loss, rate, is_main=main)
         done = step + 1

@@ -16,6 +16,7 @@ import torch
 from model.tasks import Task, View
 from tests.trainer.stores import SPEC, TINY_DECODER, TINY_NET, make_store
 from trainer.config import FinetuneConfig, PretrainConfig, resolve
+from trainer.data.manifest import Sample
 from trainer.errors import DataError, RunError, UsageError
 from trainer.finetune import finetune
 from trainer.pretrain import pretrain
@@ -110,20 +111,38 @@ def test_two_batches_of_a_step_are_one_large_batch(store: Path, tmp_path: Path) 
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
+def by_two_processes(*arguments: str) -> None:
+    """Run a command of the trainer on two processes."""
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    answer = subprocess.run([sys.executable, *launch, "-m", "trainer", *arguments], cwd=ROOT, capture_output=True,
+                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+
+
 def test_two_processes_are_one_with_twice_the_accumulation(store: Path, tmp_path: Path) -> None:
     content = {"net": TINY_NET, "clip": SPEC.model_dump(), "decoder": TINY_DECODER, "batch": 4, "epochs": 3, "seed": 3}
     sets = [f"--set={key}={_toml(value)}" for key, value in content.items()]
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
-    arguments = ["trainer", "pretrain", "--config", "small", "--data", str(store), "--out", str(tmp_path / "two")]
-    answer = subprocess.run([sys.executable, *launch, "-m", *arguments, *sets], cwd=ROOT, capture_output=True,
-                            text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
-    assert answer.returncode == 0, answer.stderr
+    by_two_processes("pretrain", "--config", "small", "--data", str(store), "--out", str(tmp_path / "two"), *sets)
 
     pretrain([store], tmp_path / "one", masked(epochs=3, accumulation=2))
 
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     assert len(losses(tmp_path / "one")) == 9
+
+
+def test_two_processes_wait_with_a_task_of_one_sample_in_every_epoch(tmp_path: Path) -> None:
+    def rarely(sample: Sample) -> Sample:
+        return sample if int(sample.subject) % 3 == 0 else sample.model_copy(update={"targets": {}})
+
+    store = make_store(tmp_path / "store", subjects=30, change=rarely)
+    content = {"net": TINY_NET, "clip": SPEC.model_dump(), "batch": 4, "epochs": 4, "seed": 3}
+    sets = [f"--set={key}={_toml(value)}" for key, value in content.items()]
+
+    by_two_processes("finetune", "--task", "lvef", "--task", "view", "--config", "small", "--data", str(store),
+                     "--out", str(tmp_path / "run"), *sets)  # fmt: skip
+
+    assert open_finished(tmp_path / "run")
 
 
 def test_tasks_that_share_an_encoder_learn_together(store: Path, tmp_path: Path) -> None:
