@@ -43,24 +43,36 @@ fmt: .venv/with-test
 
 # From nothing to model/shipped by the trainer's commands alone; PHANTOM keeps what is made on the way.
 PHANTOM ?= build/phantom
-SHIPPED_VERSION := 0.2.0
+SHIPPED_VERSION := 0.3.0
 TASKS := lvef lvedv lvesv lvef_reduced aortic_stenosis view
-RECIPE := optimiser.clip_norm=5.0 optimiser.warmup=0.05 precision=bf16 net.heads=2 view_only_fraction=0.25
+RECIPE := clip.crop=sector net.heads=2 net.tubelet=4 flip=false jitter.degrees=8.0 jitter.shift=0.04 jitter.gain=0.08 \
+  optimiser.clip_norm=5.0 optimiser.warmup=0.05 precision=fp32 view_only_fraction=0.35
+STORE = $(BIN)/trainer prepare mimic --config small --set clip.crop=sector --format raw
+LESSON = finetune $(addprefix --task ,$(TASKS)) --data $(PHANTOM)/store --config small $(addprefix --set ,$(RECIPE))
+TWO := $(BIN)/accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
+  --main_process_port 0 -m
 
+# One encoder learns all tasks first (two processes, one a core); each member begins with it and learns them anew.
+phantom-ensemble: export OMP_NUM_THREADS = 1
 phantom-ensemble: .venv/with-test
 	$(BIN)/trainer phantom --layout mimic --cases 1000 --seed 1 --out $(PHANTOM)/data
-	$(BIN)/trainer prepare mimic $(PHANTOM)/data --config small --format raw --out $(PHANTOM)/store
-	$(BIN)/trainer phantom --layout mimic --cases 200 --seed 20261124 --fresh --out $(PHANTOM)/fresh-data
-	$(BIN)/trainer prepare mimic $(PHANTOM)/fresh-data --config small --format raw --all-to test --out $(PHANTOM)/fresh
+	$(STORE) $(PHANTOM)/data --out $(PHANTOM)/store
+	for depths in one mixed; do \
+	  [ $$depths = one ] && more= || more=--mixed-depths; \
+	  $(BIN)/trainer phantom --layout mimic --cases 200 --seed 20261124 --fresh $$more --out $(PHANTOM)/$$depths-data && \
+	  $(STORE) $(PHANTOM)/$$depths-data --all-to test --out $(PHANTOM)/$$depths || exit 1; \
+	done
+	$(TWO) trainer $(LESSON) --epochs 10 --seed 10 --out $(PHANTOM)/trunk
 	for seed in 0 1 2; do \
-	  [ $$seed = 0 ] && flip=false || flip=true; run=$(PHANTOM)/member-$$seed; \
-	  $(BIN)/trainer finetune $(addprefix --task ,$(TASKS)) --data $(PHANTOM)/store --config small --epochs 11 \
-	    --seed $$seed --set flip=$$flip $(addprefix --set ,$(RECIPE)) --out $$run || exit 1; \
-	  $(BIN)/trainer evaluate $$run --data $(PHANTOM)/fresh --out $$run/figures || exit 1; \
+	  run=$(PHANTOM)/member-$$seed; \
+	  $(BIN)/trainer $(LESSON) --epochs 4 --seed $$seed --encoder $(PHANTOM)/trunk --out $$run && \
+	  $(BIN)/trainer evaluate $$run --data $(PHANTOM)/one --out $$run/figures || exit 1; \
 	done
 	$(BIN)/trainer publish $(PHANTOM)/member-0 $(PHANTOM)/member-1 $(PHANTOM)/member-2 --name phantom \
 	  --version $(SHIPPED_VERSION) --ensemble $(PHANTOM)/shelf
-	$(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/fresh --out $(PHANTOM)/figures
+	for depths in one mixed; do \
+	  $(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/$$depths --out $(PHANTOM)/figures-$$depths || exit 1; \
+	done
 	rm -rf model/shipped && cp -r $(PHANTOM)/shelf/versions/$(SHIPPED_VERSION) model/shipped
 
 docs: .venv/with-test

@@ -106,16 +106,20 @@ def predict(subjects: Sequence[Subject], engine: Engine) -> StudyPrediction:
         for one in subjects
         if isinstance(one.verdict, AnalysedLoop)
     ]
-    paths = {one.sop_instance_uid: one.path for one in subjects}
+    found = {one.sop_instance_uid: one for one in subjects}
     wanted = stills_wanted(loops, engine.info)
-    return aggregate(loops, _look_at_stills([paths[key] for key in wanted], engine), engine.info)
+    return aggregate(loops, _look_at_stills([found[key] for key in wanted], engine), engine.info)
 
 
-def _look_at_stills(paths: Sequence[Path], engine: Engine) -> LoopOutputs | None:
-    if not paths:
+def _look_at_stills(subjects: Sequence[Subject], engine: Engine) -> LoopOutputs | None:
+    if not subjects:
         return None
     try:
-        stills = [load_still(path, engine.spec) for path in paths]
+        stills = [
+            load_still(one.path, engine.spec, one.verdict.sector)
+            for one in subjects
+            if isinstance(one.verdict, AnalysedLoop)
+        ]
     except ClipError as error:
         # A loop that was read before: the disk lost it. The loops' numbers stand; the study's task abstains.
         log.error("still_unreadable", reason=str(error))

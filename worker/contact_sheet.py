@@ -18,10 +18,10 @@ from scipy import ndimage
 
 from model.aggregate import gate
 from model.clip.dicom import open_loop
-from model.clip.sector import find_sector
+from model.clip.find_sector import find_sector
 from model.clip.source import Frames, LoopHeader
 from model.clip.spec import ClipSpec, frame_indices
-from model.clip.transform import cut_out
+from model.clip.transform import cut_out, locate
 from model.errors import NotALoop, UnreadableLoop
 from model.prediction import Loop
 from worker.loops import RefusedLoop, Verdict
@@ -180,7 +180,7 @@ def _tiles(frames_THWC: Frames, indices: Sequence[int], spec: ClipSpec) -> dict[
 def _crop(frames_THWC: Frames, spec: ClipSpec) -> tuple[str, Image.Image]:
     """Return label and tile of what the recipe keeps of the middle frame."""
     try:
-        kept_THWC = cut_out(frames_THWC, spec)
+        kept_THWC = cut_out(frames_THWC, locate(frames_THWC, spec))
     except NotALoop as error:
         return "crop", _reason(str(error))
     label = "whole screen" if spec.crop == "none" else f"crop of {kept_THWC.shape[1]} x {kept_THWC.shape[2]}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.clip.loop import Clip, load_clip
+from model.clip.sector import Sector
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop, UnreadableLoop
 from model.prediction import LoopOutputs, outputs_from_json, outputs_to_json
@@ -20,15 +21,20 @@ class AnalysedLoop:
     outputs: LoopOutputs
     frames: tuple[int, ...]
     """0-based frames of the loop that the clip was made of, in its order."""
+    sector: Sector | None = None
+    """What was cut out of the screen; None: nothing was."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that the ledger keeps; floats survive it to the last bit."""
-        return {"outputs": outputs_to_json(self.outputs), "frames": list(self.frames)}
+        sector = None if self.sector is None else self.sector.to_json()
+        return {"outputs": outputs_to_json(self.outputs), "frames": list(self.frames), "sector": sector}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "AnalysedLoop":
         """Return what `to_json` was made of."""
-        return cls(outputs=outputs_from_json(document["outputs"]), frames=tuple(document["frames"]))
+        kept = document.get("sector")  # rows of an older version have none
+        return cls(outputs=outputs_from_json(document["outputs"]), frames=tuple(document["frames"]),
+                   sector=None if kept is None else Sector.from_json(kept))  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +60,7 @@ def analyse_files(paths: Sequence[Path], engine: Engine) -> Iterator[Verdict]:
             if isinstance(prepared, RefusedLoop):
                 yield prepared
             else:
-                yield AnalysedLoop(outputs=engine.look_at(prepared), frames=tuple(prepared.indices))
+                yield AnalysedLoop(outputs=engine.look_at(prepared), frames=prepared.indices, sector=prepared.sector)
 
 
 def _clip_or_reason(path: Path, spec: ClipSpec) -> Clip | RefusedLoop:

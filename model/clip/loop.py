@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from model.clip.dicom import open_loop
+from model.clip.sector import Sector
 from model.clip.select import inspect, select
 from model.clip.spec import ClipSpec, frame_indices
-from model.clip.transform import make_clip, make_still
+from model.clip.transform import cut_out, locate, make_still, pixels_of
 from model.errors import NotALoop
 
 
@@ -23,6 +24,8 @@ class Clip:
     """float32 (3, T, S, S), normalised by the recipe."""
     indices: tuple[int, ...]
     """The frames of the loop, 0-based, ascending, repeated in a short loop."""
+    sector: Sector | None
+    """What was cut out of the screen; None: nothing was."""
 
 
 def load_clip(path: Path, spec: ClipSpec) -> Clip:
@@ -41,18 +44,22 @@ def load_clip(path: Path, spec: ClipSpec) -> Clip:
     verdict = inspect(frames_THWC)
     if verdict.reason is not None:
         raise NotALoop(verdict.reason, verdict.detail)
-    return Clip(pixels_CTSS=make_clip(frames_THWC, spec), indices=indices)
+    sector = locate(frames_THWC, spec)
+    pixels_TCSS = pixels_of(cut_out(frames_THWC, sector), spec)
+    return Clip(pixels_CTSS=pixels_TCSS.transpose(0, 1), indices=indices, sector=sector)
 
 
-def load_still(path: Path, spec: ClipSpec) -> Tensor:
+def load_still(path: Path, spec: ClipSpec, sector: Sector | None) -> Tensor:
     """Return the middle sampled frame of a loop, float32 (3, S, S): its still for a study's stack.
 
+    Args:
+        path: of the loop.
+        spec: the recipe.
+        sector: of the loop's clip; so that no other frame need be decoded.
+
     Raises:
-        NotALoop: the recipe cuts the sector out, and none is found.
         UnreadableLoop: its bytes give no picture.
     """
     source = open_loop(path)
     indices = frame_indices(source.header.num_frames, spec.num_frames)
-    if spec.crop == "none":  # the others show where the sector is
-        indices = (indices[len(indices) // 2],)
-    return make_still(source.read(indices), spec)
+    return make_still(source.read([indices[len(indices) // 2]])[0], spec, sector)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from model.clip.sector import find_sector
+from model.clip.find_sector import find_sector
+from model.clip.sector import Sector
 from model.clip.select import Reason
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec
@@ -28,25 +29,22 @@ def make_clip(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
         NotALoop: the recipe cuts the sector out, and none is found.
     """
     assert frames_THWC.shape[0] == spec.num_frames, "the frames are not those of the recipe"
-    return normalise(resize(cut_out(frames_THWC, spec), spec), spec).transpose(0, 1)
+    return pixels_of(cut_out(frames_THWC, locate(frames_THWC, spec)), spec).transpose(0, 1)
 
 
-def make_still(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
-    """Return the middle one of the frames by the same recipe: float32 (3, S, S).
+def make_still(frame_HWC: Frames, spec: ClipSpec, sector: Sector | None) -> Tensor:
+    """Return one frame by the same recipe: float32 (3, S, S).
 
     Args:
-        frames_THWC: the sampled frames; without a crop that one alone is enough.
+        frame_HWC: RGB as decoded.
         spec: the recipe.
-
-    Raises:
-        NotALoop: the recipe cuts the sector out, and none is found.
+        sector: what `locate` found in the frame's loop.
     """
-    middle = len(frames_THWC) // 2
-    return normalise(resize(cut_out(frames_THWC, spec)[middle : middle + 1], spec), spec)[0]
+    return pixels_of(cut_out(frame_HWC[None], sector), spec)[0]
 
 
-def cut_out(frames_THWC: Frames, spec: ClipSpec) -> Frames:
-    """Return what the recipe keeps of the screen.
+def locate(frames_THWC: Frames, spec: ClipSpec) -> Sector | None:
+    """Return the sector that the recipe cuts out; None: it keeps the whole screen.
 
     Args:
         frames_THWC: all sampled frames of a loop, for the sector is found by what moves.
@@ -56,11 +54,21 @@ def cut_out(frames_THWC: Frames, spec: ClipSpec) -> Frames:
         NotALoop: the recipe cuts the sector out, and none is found.
     """
     if spec.crop == "none":
-        return frames_THWC
+        return None
     sector = find_sector(frames_THWC)
     if sector is None:
         raise NotALoop(Reason.NO_SECTOR)
-    return sector.cut_out(frames_THWC)
+    return sector
+
+
+def cut_out(frames_THWC: Frames, sector: Sector | None) -> Frames:
+    """Return what is kept of the screen: the box of the sector, or all of it."""
+    return frames_THWC if sector is None else sector.cut_out(frames_THWC)
+
+
+def pixels_of(kept_THWC: Frames, spec: ClipSpec) -> Tensor:
+    """Return what was kept of the frames as the network sees it: float32 (T, 3, S, S)."""
+    return normalise(resize(kept_THWC, spec), spec)
 
 
 def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:

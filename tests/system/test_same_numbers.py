@@ -51,7 +51,7 @@ def analysed(folder: Path, out: Path) -> dict[str, Any]:
 def by_model_alone(folder: Path) -> StudyPrediction:
     """Return what the model says, with nothing of node and worker."""
     ensemble = Ensemble.load(SHIPPED)
-    loops, paths = [], {}
+    loops, paths, sectors = [], {}, {}
     for path in folder.iterdir():
         try:
             clip = load_clip(path, ensemble.spec)
@@ -60,8 +60,8 @@ def by_model_alone(folder: Path) -> StudyPrediction:
         key = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
         (outputs,) = ensemble.predict_loops(clip.pixels_CTSS[None], torch.tensor([clip.indices]))
         loops.append(Loop(key=key, outputs=outputs))
-        paths[key] = path
-    stills = [load_still(paths[key], ensemble.spec) for key in stills_wanted(loops, ensemble.info)]
+        paths[key], sectors[key] = path, clip.sector
+    stills = [load_still(paths[key], ensemble.spec, sectors[key]) for key in stills_wanted(loops, ensemble.info)]
     stack, positions = stack_stills(stills, ensemble.spec)
     return aggregate(loops, ensemble.predict_study(stack, positions), ensemble.info)
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from model.clip.dicom import open_loop
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec
-from model.clip.transform import cut_out
+from model.clip.transform import cut_out, locate
 from model.phantom.heart import Heart
 from model.phantom.scan import render
 from model.phantom.screen import Screen
@@ -181,7 +181,8 @@ def test_the_outline_is_drawn_on_the_frames_only_if_the_recipe_cuts_the_sector_o
 @pytest.mark.parametrize("spec", [SPEC, SECTOR])
 def test_the_crop_is_what_the_recipe_keeps_of_the_middle_frame(tmp_path: Path, spec: ClipSpec) -> None:
     file = heart(tmp_path)
-    kept = cut_out(open_loop(file).read(range(16)), spec)[8]
+    frames = open_loop(file).read(range(16))
+    kept = cut_out(frames, locate(frames, spec))[8]
 
     (band,) = bands(sheet(tmp_path, [row(file)], spec=spec), 1)
 

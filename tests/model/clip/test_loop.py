@@ -54,9 +54,9 @@ def test_a_still_is_the_middle_sampled_frame(tmp_path: Path) -> None:
     frames = beating(30)
     loop = write_native(tmp_path / "a.dcm", frames)
 
-    still = load_still(loop, ClipSpec())
+    still = load_still(loop, ClipSpec(), None)
 
-    assert torch.equal(still, make_still(frames[frame_indices(30, 16)[8]][None], ClipSpec()))
+    assert torch.equal(still, make_still(frames[frame_indices(30, 16)[8]], ClipSpec(), None))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The sector on the screen: found as it is on phantoms, whose truth is known, and on real loops, as the eye sees it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hypothesis.extra import numpy as nps
 from numpy.typing import NDArray
 
 from model.clip.dicom import open_loop
-from model.clip.sector import BOX_ASPECT, Sector, find_sector
+from model.clip.find_sector import find_sector
+from model.clip.sector import BOX_ASPECT, Sector
 from model.clip.select import Reason
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec, frame_indices
@@ -132,8 +134,9 @@ def test_the_box_has_one_shape_and_holds_the_whole_sector() -> None:
 
         box = sector.cut_out(frames)
 
-        assert box.shape == (16, sector.height, sector.width, 3)
-        assert abs(sector.width / sector.height - BOX_ASPECT) < 0.01
+        _, _, height, width = sector.box
+        assert box.shape == (16, height, width, 3)
+        assert abs(width / height - BOX_ASPECT) < 0.01
         inside = np.where(sector.mask_HW[None, ..., None], frames, 0)
         assert int(box.sum(dtype=np.int64)) == int(inside.sum(dtype=np.int64))
 
@@ -162,10 +165,21 @@ def test_repeated_and_reversed_frames_change_nothing() -> None:
     assert np.array_equal(sector.mask_HW, backwards.mask_HW)
 
 
+def test_a_sector_that_was_kept_is_the_same_to_the_last_bit() -> None:
+    for number in range(4):
+        frames, _ = phantom(number)
+        sector = found(frames)
+
+        kept = Sector.from_json(json.loads(json.dumps(sector.to_json())))
+
+        assert kept == sector
+        assert np.array_equal(kept.cut_out(frames), sector.cut_out(frames))
+
+
 def test_a_still_is_cut_by_what_moves_in_its_loop() -> None:
     frames, _ = phantom(3)
 
-    still = make_still(frames, SPEC)
+    still = make_still(frames[8], SPEC, found(frames))
 
     assert torch.equal(still, make_clip(frames, SPEC)[:, 8])
 
@@ -203,7 +217,7 @@ def test_any_frames_give_a_sector_or_none(frames: Frames) -> None:
 
     if sector is not None:
         assert sector.mask_HW.shape == frames.shape[1:3]
-        assert sector.cut_out(frames).shape[1:3] == (sector.height, sector.width)
+        assert sector.cut_out(frames).shape[1:3] == sector.box[2:]
 
 
 @settings(max_examples=40, deadline=None)

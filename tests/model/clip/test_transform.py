@@ -69,7 +69,7 @@ def test_a_still_is_one_frame_of_the_clip() -> None:
     frames = picture(16, 150, 200)
     spec = ClipSpec(mean=(0.1, 0.2, 0.3))
 
-    still = make_still(frames, spec)
+    still = make_still(frames[8], spec, None)
 
     assert torch.equal(still, make_clip(frames, spec)[:, 8])
 

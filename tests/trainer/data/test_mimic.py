@@ -86,7 +86,7 @@ def test_the_store_holds_what_the_node_computes_bit_for_bit(root: Path, tmp_path
             )
             assert sample.num_frames == len(files)
             for place, index in enumerate(sample.indices):
-                assert torch.equal(stored[place], load_still(root / files[index], SPEC))
+                assert torch.equal(stored[place], load_still(root / files[index], SPEC, None))
 
 
 def test_version_0_1_has_no_labels(phantoms: Layouts) -> None:
