@@ -48,31 +48,28 @@ TASKS := lvef lvedv lvesv lvef_reduced aortic_stenosis view
 RECIPE := clip.crop=sector net.heads=2 net.tubelet=4 flip=false jitter.degrees=8.0 jitter.shift=0.04 jitter.gain=0.08 \
   optimiser.clip_norm=5.0 optimiser.warmup=0.05 precision=fp32 view_only_fraction=0.35
 STORE = $(BIN)/trainer prepare mimic --config small --set clip.crop=sector --format raw
-LESSON = finetune $(addprefix --task ,$(TASKS)) --data $(PHANTOM)/store --config small $(addprefix --set ,$(RECIPE))
-TWO := $(BIN)/accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
-  --main_process_port 0 -m
+LEARN = $(BIN)/trainer finetune $(addprefix --task ,$(TASKS)) --data $(PHANTOM)/store --config small \
+  $(addprefix --set ,$(RECIPE))
 
-# One encoder learns all tasks first (two processes, one a core); each member begins with it and learns them anew.
+# Two members begin at random, side by side; the third begins with the encoder of the first.
 phantom-ensemble: export OMP_NUM_THREADS = 1
 phantom-ensemble: .venv/with-test
 	$(BIN)/trainer phantom --layout mimic --cases 1000 --seed 1 --out $(PHANTOM)/data
 	$(STORE) $(PHANTOM)/data --out $(PHANTOM)/store
-	for depths in one mixed; do \
-	  [ $$depths = one ] && more= || more=--mixed-depths; \
-	  $(BIN)/trainer phantom --layout mimic --cases 200 --seed 20261124 --fresh $$more --out $(PHANTOM)/$$depths-data && \
-	  $(STORE) $(PHANTOM)/$$depths-data --all-to test --out $(PHANTOM)/$$depths || exit 1; \
-	done
-	$(TWO) trainer $(LESSON) --epochs 10 --seed 10 --out $(PHANTOM)/trunk
+	$(BIN)/trainer phantom --layout mimic --cases 200 --seed 20261124 --fresh --out $(PHANTOM)/fresh-data
+	$(STORE) $(PHANTOM)/fresh-data --all-to test --out $(PHANTOM)/fresh
+	$(BIN)/trainer phantom --layout mimic --cases 50 --seed 20261124 --fresh --mixed-depths --out $(PHANTOM)/mixed-data
+	$(STORE) $(PHANTOM)/mixed-data --all-to test --out $(PHANTOM)/mixed
+	$(LEARN) --epochs 9 --seed 0 --out $(PHANTOM)/member-0 & \
+	  $(LEARN) --epochs 9 --seed 1 --out $(PHANTOM)/member-1 && wait $$!
+	$(LEARN) --epochs 3 --seed 2 --encoder $(PHANTOM)/member-0 --out $(PHANTOM)/member-2
 	for seed in 0 1 2; do \
-	  run=$(PHANTOM)/member-$$seed; \
-	  $(BIN)/trainer $(LESSON) --epochs 4 --seed $$seed --encoder $(PHANTOM)/trunk --out $$run && \
-	  $(BIN)/trainer evaluate $$run --data $(PHANTOM)/one --out $$run/figures || exit 1; \
+	  run=$(PHANTOM)/member-$$seed; $(BIN)/trainer evaluate $$run --data $(PHANTOM)/fresh --out $$run/figures || exit 1; \
 	done
 	$(BIN)/trainer publish $(PHANTOM)/member-0 $(PHANTOM)/member-1 $(PHANTOM)/member-2 --name phantom \
 	  --version $(SHIPPED_VERSION) --ensemble $(PHANTOM)/shelf
-	for depths in one mixed; do \
-	  $(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/$$depths --out $(PHANTOM)/figures-$$depths || exit 1; \
-	done
+	$(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/fresh --out $(PHANTOM)/figures
+	$(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/mixed --out $(PHANTOM)/figures-mixed
 	rm -rf model/shipped && cp -r $(PHANTOM)/shelf/versions/$(SHIPPED_VERSION) model/shipped
 
 docs: .venv/with-test
