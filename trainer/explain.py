@@ -22,7 +22,7 @@ from model.clip.dicom import open_loop
 from model.clip.select import Verdict, inspect, select
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import frame_indices
-from model.clip.transform import cut_out, locate, make_clip, resize
+from model.clip.transform import crop, pixels_of, resize
 from model.clip.video import open_video
 from model.errors import UnreadableLoop
 from model.prediction import decode
@@ -65,12 +65,13 @@ def explain(
     spec, network = finished.config.clip, finished.network()
     chosen = _row(row, all_rows=all_rows, num_tokens=len(network.encoder.positions))
     frames_THWC, indices, note = _read(loop, finished)
-    clip_CTSS = make_clip(frames_THWC, spec)
+    kept_THWC = crop(frames_THWC, spec)
+    clip_CTSS = pixels_of(kept_THWC, spec).transpose(0, 1)
     found = saliency(network.encoder, clip_CTSS, row=chosen, head_fusion=head_fusion)
     with torch.inference_mode():
         raw = network(clip_CTSS[None], torch.tensor(indices)[None])
     answers = {Task(name): decode(Task(name), values[0].tolist()) for name, values in raw.items()}
-    shown_TSSC = resize(cut_out(frames_THWC, locate(frames_THWC, spec)), spec).permute(0, 2, 3, 1).numpy()
+    shown_TSSC = resize(kept_THWC, spec).permute(0, 2, 3, 1).numpy()
     document: dict[str, Any] = {
         "run": str(run),
         "loop": str(loop),

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from model.aggregate import gate
 from model.clip.dicom import open_loop
-from model.clip.find_sector import find_sector
+from model.clip.sector import Sector
 from model.clip.source import Frames, LoopHeader
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import cut_out, locate
@@ -154,9 +154,13 @@ def _look(row: Row, spec: ClipSpec) -> tuple[str, dict[int, tuple[str, Image.Ima
         frames_THWC = source.read(indices)
     except UnreadableLoop as error:
         return facts, {0: ("", _reason(str(error)))}
-    tiles = _tiles(frames_THWC, indices, spec)
+    try:
+        sector, missing = locate(frames_THWC, spec), ""
+    except NotALoop as error:
+        sector, missing = None, str(error)
+    tiles = _tiles(frames_THWC, indices, sector)
     if header.num_frames > 1:  # nothing is ever cut out of a still
-        label, tile = _crop(frames_THWC, spec)
+        label, tile = ("crop", _reason(missing)) if missing else _crop(frames_THWC[len(frames_THWC) // 2], sector)
         tiles[3] = (label if row.is_accepted else f"{label}, not analysed", tile)
     return facts, tiles
 
@@ -166,9 +170,8 @@ def _kind(header: LoopHeader) -> str:
     return uid.name.removesuffix(" Storage") if uid.is_valid and not uid.is_private else "unknown SOP class"
 
 
-def _tiles(frames_THWC: Frames, indices: Sequence[int], spec: ClipSpec) -> dict[int, tuple[str, Image.Image]]:
+def _tiles(frames_THWC: Frames, indices: Sequence[int], sector: Sector | None) -> dict[int, tuple[str, Image.Image]]:
     """Return column -> label, tile of the first, middle and last frame, each once."""
-    sector = find_sector(frames_THWC) if spec.crop == "sector" else None
     outlined_HW = None if sector is None else sector.mask_HW
     shown = {indices[position]: position for position in (0, len(indices) // 2, len(indices) - 1)}
     return {
@@ -177,14 +180,11 @@ def _tiles(frames_THWC: Frames, indices: Sequence[int], spec: ClipSpec) -> dict[
     }
 
 
-def _crop(frames_THWC: Frames, spec: ClipSpec) -> tuple[str, Image.Image]:
-    """Return label and tile of what the recipe keeps of the middle frame."""
-    try:
-        kept_THWC = cut_out(frames_THWC, locate(frames_THWC, spec))
-    except NotALoop as error:
-        return "crop", _reason(str(error))
-    label = "whole screen" if spec.crop == "none" else f"crop of {kept_THWC.shape[1]} x {kept_THWC.shape[2]}"
-    return label, thumbnail(kept_THWC[len(kept_THWC) // 2], None)
+def _crop(frame_HWC: Frames, sector: Sector | None) -> tuple[str, Image.Image]:
+    """Return label and tile of what is kept of a frame."""
+    kept_HWC = cut_out(frame_HWC[None], sector)[0]
+    label = "whole screen" if sector is None else f"crop of {kept_HWC.shape[0]} x {kept_HWC.shape[1]}"
+    return label, thumbnail(kept_HWC, None)
 
 
 def thumbnail(frame_HWC: Frames, outlined_HW: NDArray[np.bool_] | None) -> Image.Image:

@@ -29,7 +29,7 @@ def make_clip(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
         NotALoop: the recipe cuts the sector out, and none is found.
     """
     assert frames_THWC.shape[0] == spec.num_frames, "the frames are not those of the recipe"
-    return pixels_of(cut_out(frames_THWC, locate(frames_THWC, spec)), spec).transpose(0, 1)
+    return pixels_of(crop(frames_THWC, spec), spec).transpose(0, 1)
 
 
 def make_still(frame_HWC: Frames, spec: ClipSpec, sector: Sector | None) -> Tensor:
@@ -41,6 +41,15 @@ def make_still(frame_HWC: Frames, spec: ClipSpec, sector: Sector | None) -> Tens
         sector: what `locate` found in the frame's loop.
     """
     return pixels_of(cut_out(frame_HWC[None], sector), spec)[0]
+
+
+def crop(frames_THWC: Frames, spec: ClipSpec) -> Frames:
+    """Return what the recipe keeps of the screen in the sampled frames of a loop.
+
+    Raises:
+        NotALoop: as `locate`.
+    """
+    return cut_out(frames_THWC, locate(frames_THWC, spec))
 
 
 def locate(frames_THWC: Frames, spec: ClipSpec) -> Sector | None:

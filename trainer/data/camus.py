@@ -12,7 +12,7 @@ import numpy as np
 
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec
-from model.clip.transform import cut_out, locate
+from model.clip.transform import crop
 from model.errors import UnreadableLoop
 from model.tasks import Task, View
 from trainer.data.images import Images, read_images
@@ -64,7 +64,7 @@ class ImageReel:
     def read(self, indices: Sequence[int]) -> list[Frames]:
         """Return these frames as the recipe cuts them out, RGB uint8 (H, W, 3) each."""
         frames_THWC = np.repeat(self.images.frames_THW[list(indices), ..., None], 3, axis=-1)
-        return list(cut_out(frames_THWC, locate(frames_THWC, self.clip)))
+        return list(crop(frames_THWC, self.clip))
 
 
 def survey(root: Path) -> Listing:

@@ -14,7 +14,7 @@ from model.clip.dicom import open_loop
 from model.clip.select import Reason, inspect, select
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec, frame_indices
-from model.clip.transform import cut_out, locate
+from model.clip.transform import crop
 from model.errors import NotALoop
 from model.tasks import VALVE, Grade, Task, View
 from trainer.data.labels import check_measurements, parse_number
@@ -121,7 +121,7 @@ class StackReel:
                 source = _open(root / file, min_frames=0)
                 frames_THWC = source.read(frame_indices(source.header.num_frames, _SAMPLED))
                 _inspect(frames_THWC)
-                kept_THWC = cut_out(frames_THWC, locate(frames_THWC, clip))
+                kept_THWC = crop(frames_THWC, clip)
             except NotALoop as error:
                 last = error
                 continue

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec
-from model.clip.transform import cut_out, locate
+from model.clip.transform import crop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,4 +33,4 @@ class SourceReel:
         frames_THWC = self.source.read(indices)
         if self.check is not None:
             self.check(frames_THWC)
-        return list(cut_out(frames_THWC, locate(frames_THWC, self.clip)))
+        return list(crop(frames_THWC, self.clip))
