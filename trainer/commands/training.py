@@ -25,8 +25,10 @@ def pretrain(
 ) -> None:
     """Train an encoder to rebuild hidden parts of loops."""
     from trainer.config import PretrainConfig, resolve
+    from trainer.heap import keep_freed_memory
     from trainer.pretrain import pretrain as run
 
+    keep_freed_memory()
     options = given(epochs=epochs, seed=seed, data_fraction=data_fraction, init=init)
     run(data, out, resolve(PretrainConfig, config, settings, options), resume=resume, command=tuple(sys.argv))
     typer.echo(f"pre-trained: {out}")
@@ -51,7 +53,9 @@ def finetune(
     """Train one task, or several on one encoder."""
     from trainer.config import FinetuneConfig, resolve
     from trainer.finetune import finetune as run
+    from trainer.heap import keep_freed_memory
 
+    keep_freed_memory()
     options = given(
         tasks=[one.value for one in task],
         epochs=epochs,
