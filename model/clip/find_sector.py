@@ -1,4 +1,4 @@
-"""Finding the ultrasound sector of a loop: what moves and is grey is picture.
+"""Finding the ultrasound sector of a loop: what moves and is grey is picture, and what is lit beside it.
 
 The sector is the wedge, closed by an arc, that holds the picture: two straight sides that touch it, an arc around their
 meeting point, and straight cuts where the screen ends the picture early. So its dark corners belong to it too, and
@@ -20,6 +20,8 @@ from model.clip.source import Frames
 _ROWS = 240  # of the reduced picture: the sides are found to half a pixel of it
 _MOTION, _LESS_MOTION = 8, 3  # grey levels between the frames: of what is dark most of the time, of what is not
 _FAINT = 4  # mean grey level: what compression leaves beside the picture is darker, the noise in it brighter
+_LIT = 8  # mean grey level: so bright a neighbour of what moves is picture, though it lies still
+_PART, _MOVING = 0.01, 0.5  # a part apart from the largest: its motion against that one's, and how much of it moves
 _CHROMA = 24  # grey levels between R, G and B, beyond the tint of the picture
 _REFERENCE = 20  # pixels of a brightness that tell its tint
 _WINDOW, _DENSITY = 7, 0.5  # a pixel is picture where so much of its neighbourhood is: lines and letters are not
@@ -30,6 +32,7 @@ _SIDES_DEGREES = (10.0, 75.0)  # of a side, from the vertical
 _UNEVEN_DEGREES = 4.0  # by so much the sides may differ
 _LEAST_CORNER = 0.03  # of the bounding box: a side that cuts off less is none
 _DARK_TOP = 0.3  # of the height: so far from their meeting point the sides may be dark
+_LIT_TOP = 0.15  # of what lies between them there: if so much is lit, they do meet on the screen
 _STRAIGHT = 0.15  # of the height: a vertical edge so long is a cut, not a corner
 _FLAT = 0.45  # of the width: a horizontal one
 _BEAMS, _AGREEING = 32, 0.3  # directions of an arc, and how many of them must reach equally far
@@ -47,10 +50,10 @@ def find_sector(frames_THWC: Frames) -> Sector | None:
     step = max(1, round(rows / _ROWS))
     seen_ThwC = frames_THWC[:, ::step, ::step]
     repeats = [np.array_equal(one, before) for one, before in zip(seen_ThwC[1:], seen_ThwC[:-1], strict=True)]
-    picture_hw = _picture(seen_ThwC[[True, *(not repeat for repeat in repeats)]])
-    if picture_hw is None:
+    picture_hw, lit_hw = _picture(seen_ThwC[[True, *(not repeat for repeat in repeats)]])
+    if not picture_hw.any():
         return None
-    sides, arc = _fit(picture_hw)
+    sides, arc = _fit(picture_hw, lit_hw)
     sector = Sector(rows=rows, columns=columns, step=step, sides=sides, arc=arc)
     reduced_hw = sector.mask_HW[::step, ::step]
     area = int(reduced_hw.sum())
@@ -58,25 +61,38 @@ def find_sector(frames_THWC: Frames) -> Sector | None:
     return None if area < _LEAST_AREA * reduced_hw.size or filled < _LEAST_FILLING * area else sector
 
 
-def _picture(seen_ThwC: Frames) -> Mask | None:
-    """Return the pixels of the largest area that moves and is grey, without holes of its own; None: there is none."""
+def _picture(seen_ThwC: Frames) -> tuple[Mask, Mask]:
+    """Return the pixels that move and are grey with what is lit around them, and all that are lit and grey."""
     brightest_hwC = seen_ThwC.max(axis=0)
     moves_hw = strongest(brightest_hwC - seen_ThwC.min(axis=0))
-    is_lit_hw = strongest(seen_ThwC).sum(axis=0, dtype=np.int32) > _FAINT * len(seen_ThwC)
-    is_live_hw = (moves_hw > _MOTION) | ((moves_hw > _LESS_MOTION) & is_lit_hw)
+    level_hw = strongest(seen_ThwC).mean(axis=0)
+    is_moving_hw = (moves_hw > _MOTION) | ((moves_hw > _LESS_MOTION) & (level_hw > _FAINT))
+    is_live_hw = is_moving_hw | (level_hw > _LIT)
     # Compression spreads colour to the sides.
-    is_live_hw &= ~ndimage.binary_dilation(_is_off_colour(brightest_hwC.astype(np.int16), is_live_hw), iterations=2)
-    dense_hw = ndimage.uniform_filter(is_live_hw.astype(np.float32), _WINDOW, mode="nearest") > _DENSITY
+    is_grey_hw = ~ndimage.binary_dilation(_is_off_colour(brightest_hwC.astype(np.int16), is_live_hw), iterations=2)
+    lit_hw = is_live_hw & is_grey_hw
+    picture_hw = _areas(lit_hw, is_moving_hw)
+    if (picture_hw & is_moving_hw).sum() < 0.5 * picture_hw.sum():  # the screen itself is lit
+        lit_hw = is_moving_hw & is_grey_hw
+        picture_hw = _areas(lit_hw, is_moving_hw)
+    return picture_hw, lit_hw
+
+
+def _areas(is_live_hw: Mask, is_moving_hw: Mask) -> Mask:
+    """Return the areas of live pixels that are broad and move, without holes of their own.
+
+    Several where the dark cuts the picture: a vessel across all beams, blood before the probe.
+    """
+    dense_hw: Mask = ndimage.uniform_filter(is_live_hw.astype(np.float32), _WINDOW, mode="nearest") > _DENSITY
     padded_hw = np.pad(dense_hw, _THIN, mode="edge")  # the edge of the screen thins nothing
     solid_hw = ndimage.binary_opening(padded_hw, iterations=_THIN)[_THIN:-_THIN, _THIN:-_THIN]
     dense_hw &= ndimage.binary_dilation(solid_hw, iterations=2)
-    bridged_hw = ndimage.binary_dilation(dense_hw, iterations=_BRIDGE)
-    parts_hw, num_parts = ndimage.label(bridged_hw)
-    if num_parts == 0:
-        return None
+    parts_hw, num_parts = ndimage.label(ndimage.binary_dilation(dense_hw, iterations=_BRIDGE))
     sizes = np.bincount(parts_hw[dense_hw], minlength=num_parts + 1)
-    picture_hw: Mask = dense_hw & (parts_hw == 1 + int(np.argmax(sizes[1:])))
-    return picture_hw
+    moving = np.bincount(parts_hw[dense_hw & is_moving_hw], minlength=num_parts + 1)
+    is_picture = (moving >= _PART * moving.max()) & (moving >= _MOVING * sizes)
+    areas_hw: Mask = dense_hw & is_picture[parts_hw]
+    return areas_hw
 
 
 def _is_off_colour(picture_hwC: NDArray[np.int16], is_live_hw: Mask) -> Mask:
@@ -100,8 +116,8 @@ def _is_off_colour(picture_hwC: NDArray[np.int16], is_live_hw: Mask) -> Mask:
     return is_off_hw
 
 
-def _fit(picture_hw: Mask) -> tuple[tuple[Side, ...], Arc | None]:
-    """Return the sides and the arc of the smallest sector that holds the picture."""
+def _fit(picture_hw: Mask, lit_hw: Mask) -> tuple[tuple[Side, ...], Arc | None]:
+    """Return the sides and the arc of the smallest sector that holds the picture; `lit_hw` is all that may be some."""
     y_N, x_N = (axis.astype(np.float32) for axis in np.nonzero(picture_hw))
     left, right = (float(edge) for edge in np.quantile(x_N, (_OUTSIDE / 4, 1 - _OUTSIDE / 4)))
     top, bottom = (float(edge) for edge in np.quantile(y_N, (_OUTSIDE / 4, 1 - _OUTSIDE / 4)))
@@ -114,7 +130,8 @@ def _fit(picture_hw: Mask) -> tuple[tuple[Side, ...], Arc | None]:
         return (*edges, *(side for side in (one, other) if side is not None)), None
     one, other = _evened(one, other, x_N, y_N)
     meeting = _meet(one, other)
-    if top - meeting[1] > _DARK_TOP * (bottom - top):  # a curved probe: its sides meet far above
+    is_far = top - meeting[1] > _DARK_TOP * (bottom - top)
+    if is_far and _lit_above(lit_hw, one, other, top) < _LIT_TOP:  # a curved probe: its sides meet far above
         cuts = (*cuts, Side(0.0, 1.0, top - 0.5))
     radius = _radius(x_N - meeting[0], y_N - meeting[1])
     if radius is None and (floor := _floor(picture_hw, bottom)) is not None:
@@ -122,6 +139,13 @@ def _fit(picture_hw: Mask) -> tuple[tuple[Side, ...], Arc | None]:
     if radius is None:
         radius = float(np.quantile(np.hypot(x_N - meeting[0], y_N - meeting[1]), 1 - _OUTSIDE))
     return (one, other, *cuts), Arc(*meeting, radius + 0.5)
+
+
+def _lit_above(lit_hw: Mask, one: Side, other: Side, top: float) -> float:
+    """Return how much of what lies between the sides over a row is lit."""
+    y_h1, x_w = np.ogrid[: math.floor(top), : lit_hw.shape[1]]
+    wedge_hw = np.logical_and.reduce([side.right * x_w + side.down * y_h1 >= side.offset for side in (one, other)])
+    return float(lit_hw[: math.floor(top)][wedge_hw].mean()) if wedge_hw.any() else 0.0
 
 
 def _radius(right_N: NDArray[np.float32], down_N: NDArray[np.float32]) -> float | None:
@@ -175,12 +199,16 @@ def _degrees(side: Side) -> float:
 
 
 def _evened(one: Side, other: Side, x_N: NDArray[np.float32], y_N: NDArray[np.float32]) -> tuple[Side, Side]:
-    """Return the sides, both at the wider angle if they differ: beams go as far to one side as to the other, and the
-    steeper side is where the picture fades into the dark."""
-    widest = max(_degrees(one), _degrees(other))
+    """Return the sides, both at one angle if they differ: beams go as far to one side as to the other.
+
+    It is the angle of the side that more of the picture lies along; the other one rests on a few points of a picture
+    that fades into the dark.
+    """
     if abs(_degrees(one) - _degrees(other)) <= _UNEVEN_DEGREES:
         return one, other
-    return (_touching(x_N, y_N, sign=1.0, degrees=widest), _touching(x_N, y_N, sign=-1.0, degrees=widest))
+    along = [int((side.right * x_N + side.down * y_N < side.offset + 1.5).sum()) for side in (one, other)]
+    degrees = _degrees(one if along[0] >= along[1] else other)
+    return _touching(x_N, y_N, sign=1.0, degrees=degrees), _touching(x_N, y_N, sign=-1.0, degrees=degrees)
 
 
 def _corner(side: Side, box: tuple[float, float, float, float]) -> float:

@@ -64,9 +64,13 @@ CINES = [
 ]
 
 
-def phantom(number: int) -> tuple[Frames, NDArray[np.bool_]]:
+# Dark vessels and blood cut their pictures in two, or they fade into the noise at the sides.
+HARD = (19, 28, 30, 37, 47, 131, 152, 157, 167, 170)
+
+
+def phantom(number: int, *, seed: int = 7) -> tuple[Frames, NDArray[np.bool_]]:
     """Return a loop beyond the ranges of training, as JPEG leaves it, and its true sector."""
-    rng = np.random.default_rng([7, number])
+    rng = np.random.default_rng([seed, number])
     screen = random_screen(rng, RANGES)
     view = list(View)[number % len(View)]
     frames_THWC = render(random_heart(rng, RANGES), view, num_frames=16, frame_time_ms=float(rng.uniform(40, 100)),
@@ -96,9 +100,9 @@ def found(frames_THWC: Frames) -> Sector:
     return sector
 
 
-@pytest.mark.parametrize("number", range(25))
-def test_the_sector_of_a_phantom_is_its_true_one(number: int) -> None:
-    frames, truth = phantom(number)
+@pytest.mark.parametrize(("seed", "number"), [*((7, number) for number in range(25)), *((77, hard) for hard in HARD)])
+def test_the_sector_of_a_phantom_is_its_true_one(seed: int, number: int) -> None:
+    frames, truth = phantom(number, seed=seed)
 
     mask = found(frames).mask_HW
 
