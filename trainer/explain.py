@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.clip.dicom import open_loop
+from model.clip.scale import scale_of
+from model.clip.sector import Sector
 from model.clip.select import Verdict, inspect, select
 from model.clip.source import Frames, LoopSource
-from model.clip.spec import frame_indices
-from model.clip.transform import crop, pixels_of, resize
+from model.clip.spec import ClipSpec, frame_indices
+from model.clip.transform import cut_out, locate, pixels_of, resize
 from model.clip.video import open_video
-from model.errors import UnreadableLoop
+from model.errors import NotALoop, UnreadableLoop
 from model.prediction import decode
 from model.rollout import ROW, HeadFusion, Saliency, saliency
 from model.tasks import CATALOGUE, Kind, Scope, Task
 from trainer.errors import DataError, UsageError
 from trainer.evaluate import write_json
-from trainer.run import FinishedRun, open_finished
+from trainer.run import open_finished
 
 EXPLANATION = "explanation.json"
 CONTACT = "contact.png"
@@ -64,14 +66,13 @@ def explain(
     finished = open_finished(run)
     spec, network = finished.config.clip, finished.network()
     chosen = _row(row, all_rows=all_rows, num_tokens=len(network.encoder.positions))
-    frames_THWC, indices, note = _read(loop, finished)
-    kept_THWC = crop(frames_THWC, spec)
-    clip_CTSS = pixels_of(kept_THWC, spec).transpose(0, 1)
+    frames_THWC, indices, sector, note = _read(loop, spec)
+    clip_CTSS = pixels_of(frames_THWC, sector, spec).transpose(0, 1)
     found = saliency(network.encoder, clip_CTSS, row=chosen, head_fusion=head_fusion)
     with torch.inference_mode():
         raw = network(clip_CTSS[None], torch.tensor(indices)[None])
     answers = {Task(name): decode(Task(name), values[0].tolist()) for name, values in raw.items()}
-    shown_TSSC = resize(kept_THWC, spec).permute(0, 2, 3, 1).numpy()
+    shown_TSSC = resize(cut_out(frames_THWC, sector), spec).permute(0, 2, 3, 1).numpy()
     document: dict[str, Any] = {
         "run": str(run),
         "loop": str(loop),
@@ -111,19 +112,22 @@ def _row(row: int | None, *, all_rows: bool, num_tokens: int) -> int | None:
     return row
 
 
-def _read(loop: Path, run: FinishedRun) -> tuple[Frames, tuple[int, ...], str]:
-    """Return the sampled frames, their places in the loop, and what speaks against it, in words."""
+def _read(loop: Path, spec: ClipSpec) -> tuple[Frames, tuple[int, ...], Sector | None, str]:
+    """Return the sampled frames, their places in the loop, what is cut out of them, and what speaks against it."""
     if not loop.is_file():
         raise DataError(f"{loop}: is no file: give a DICOM or video file")
     try:
         source, is_dicom = _open(loop)
-        indices = frame_indices(source.header.num_frames, run.config.clip.num_frames)
+        indices = frame_indices(source.header.num_frames, spec.num_frames)
         frames_THWC = source.read(indices)
+        sector = locate(frames_THWC, spec, scale_of(source.header))
+    except NotALoop as error:
+        raise DataError(f"{loop}: gives no clip by the run's recipe ({error}): explain another loop") from error
     except UnreadableLoop as error:
         raise DataError(f"{loop}: cannot be read as a loop ({error}): give a DICOM or video file") from error
     # The node would not look at such a loop; who asks for a picture of it is shown it, and told.
     verdicts = ([select(source.header)] if is_dicom else []) + [inspect(frames_THWC)]
-    return frames_THWC, indices, next((_words(one) for one in verdicts if not one.is_accepted), "")
+    return frames_THWC, indices, sector, next((_words(one) for one in verdicts if not one.is_accepted), "")
 
 
 def _open(loop: Path) -> tuple[LoopSource, bool]:

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from model.aggregate import gate
 from model.clip.dicom import open_loop
+from model.clip.scale import scale_of
 from model.clip.sector import Sector
 from model.clip.source import Frames, LoopHeader
 from model.clip.spec import ClipSpec, frame_indices
@@ -155,7 +156,7 @@ def _look(row: Row, spec: ClipSpec) -> tuple[str, dict[int, tuple[str, Image.Ima
     except UnreadableLoop as error:
         return facts, {0: ("", _reason(str(error)))}
     try:
-        sector, missing = locate(frames_THWC, spec), ""
+        sector, missing = locate(frames_THWC, spec, scale_of(header)), ""
     except NotALoop as error:
         sector, missing = None, str(error)
     tiles = _tiles(frames_THWC, indices, sector)

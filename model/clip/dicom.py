@@ -31,6 +31,8 @@ MAX_FRAMES = 100_000
 MAX_INFLATED_BYTES = 2**31
 """Bytes of a deflated data set; a loop that large would be sent compressed."""
 
+_CENTIMETRES = 3  # of Physical Units X Direction
+
 _PIECE = 2**20
 _PREAMBLE_AND_GROUP_LENGTH = 132 + 12
 _PLAIN_META = (
@@ -214,7 +216,19 @@ def _region(item: Dataset) -> Region:
         y0=corner("RegionLocationMinY0"),
         x1=corner("RegionLocationMaxX1"),
         y1=corner("RegionLocationMaxY1"),
+        row_mm=_pixel_mm(item, "Y"),
+        column_mm=_pixel_mm(item, "X"),
     )
+
+
+def _pixel_mm(item: Dataset, axis: str) -> float | None:
+    """Return the size of a pixel along an axis, mm (PS3.3 C.8.5.5.1: unit 3 is the centimetre).
+
+    Carts that count to the left, or upwards, give it below zero [seen on Acuson's].
+    """
+    delta = item.get(f"PhysicalDelta{axis}")
+    is_length = _integer(item, f"PhysicalUnits{axis}Direction") == _CENTIMETRES
+    return 10.0 * abs(float(delta)) if is_length and delta not in (None, "") else None
 
 
 def _check_claims(header: LoopHeader, file_size: int) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from model.clip.dicom import open_loop
+from model.clip.scale import scale_of
 from model.clip.sector import Sector
 from model.clip.select import inspect, select
 from model.clip.spec import ClipSpec, frame_indices
-from model.clip.transform import cut_out, locate, make_still, pixels_of
+from model.clip.transform import locate, make_still, pixels_of
 from model.errors import NotALoop
 
 
@@ -44,8 +45,8 @@ def load_clip(path: Path, spec: ClipSpec) -> Clip:
     verdict = inspect(frames_THWC)
     if verdict.reason is not None:
         raise NotALoop(verdict.reason, verdict.detail)
-    sector = locate(frames_THWC, spec)
-    pixels_TCSS = pixels_of(cut_out(frames_THWC, sector), spec)
+    sector = locate(frames_THWC, spec, scale_of(source.header))
+    pixels_TCSS = pixels_of(frames_THWC, sector, spec)
     return Clip(pixels_CTSS=pixels_TCSS.transpose(0, 1), indices=indices, sector=sector)
 
 

@@ -50,6 +50,8 @@ class Sector:
     step: int
     sides: tuple[Side, ...]
     arc: Arc | None
+    box_shape: tuple[int, int] | None = None
+    """Rows and columns of the box that a recipe fixes in millimetres; None: just as large as the sector needs."""
 
     @cached_property
     def mask_HW(self) -> Mask:
@@ -64,14 +66,21 @@ class Sector:
         return inside
 
     @cached_property
-    def box(self) -> tuple[int, int, int, int]:
-        """Return first row, first column, rows and columns of the box; it may stand out of the screen."""
+    def extent(self) -> tuple[int, int, int, int]:
+        """Return first row, first column, rows and columns of the sector."""
         rows, columns = np.flatnonzero(self.mask_HW.any(axis=1)), np.flatnonzero(self.mask_HW.any(axis=0))
-        high, wide = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
-        height = max(high, math.ceil(wide / BOX_ASPECT))
-        width = round(height * BOX_ASPECT)
-        middle = (int(columns[0]) + int(columns[-1]) + 1) / 2.0
-        return int(rows[0]), round(middle - width / 2.0), height, width
+        return int(rows[0]), int(columns[0]), int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+
+    @cached_property
+    def box(self) -> tuple[int, int, int, int]:
+        """Return first row, first column, rows and columns of the box.
+
+        It may stand out of the screen; one of a fixed shape begins where the sector begins, and may end before it.
+        """
+        first_row, first_column, high, wide = self.extent
+        fitting = max(high, math.ceil(wide / BOX_ASPECT))
+        height, width = self.box_shape or (fitting, round(fitting * BOX_ASPECT))
+        return first_row, round(first_column + (wide - width) / 2.0), height, width
 
     def cut_out(self, frames_THWC: Frames) -> Frames:
         """Return the box, black where the sector is not: uint8 (T, height, width, 3)."""
@@ -93,15 +102,18 @@ class Sector:
             "step": self.step,
             "sides": [list(side) for side in self.sides],
             "arc": None if self.arc is None else list(self.arc),
+            "box_shape": None if self.box_shape is None else list(self.box_shape),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Return what `to_json` was made of."""
+        shape = document.get("box_shape")  # rows of an older version have none
         return cls(
             rows=document["rows"],
             columns=document["columns"],
             step=document["step"],
             sides=tuple(Side(*side) for side in document["sides"]),
             arc=None if document["arc"] is None else Arc(*document["arc"]),
+            box_shape=None if shape is None else (shape[0], shape[1]),
         )

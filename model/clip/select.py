@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """The frames do not differ: a frozen picture."""
     NO_SECTOR = "no_sector"
     """The ultrasound sector is not found on the screen, so that it cannot be cut out as for training."""
+    NO_SCALE = "no_scale"
+    """The header gives no sane size of a pixel, and the network was trained on pictures of one scale."""
     IMPLAUSIBLE_SIZE = "implausible_size"
     """No ultrasound picture has these rows and columns."""
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
@@ -63,6 +65,7 @@ _TEXTS = {
     Reason.SEVERAL_IMAGES: "several images on one screen",
     Reason.STATIC: "frozen picture, nothing moves",
     Reason.NO_SECTOR: "ultrasound sector not found on the screen",
+    Reason.NO_SCALE: "no usable scale (size of a pixel) in the header",
     Reason.IMPLAUSIBLE_SIZE: "implausible image size",
     Reason.UNSUPPORTED_SYNTAX: "compression not supported",
 }

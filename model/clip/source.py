@@ -31,6 +31,10 @@ class Region:
     x1: int
     y1: int
     """Corners, pixels, both inside the region; may lie outside the image or be inverted."""
+    row_mm: float | None = None
+    """Height of a pixel, by Physical Delta Y; None where the units are no lengths, or missing."""
+    column_mm: float | None = None
+    """Width of a pixel, by Physical Delta X."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,8 @@
 """The recipe of a clip: it travels with the weights, so that worker and trainer see the same numbers."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ClipSpec(BaseModel):
@@ -17,6 +17,9 @@ class ClipSpec(BaseModel):
     crop: Literal["none", "sector"] = "none"
     """`sector`: what lies outside the ultrasound sector is black, and the sector fills a box of one shape; a loop whose
     sector is not found is refused. `none`: the whole screen, as the paper does."""
+    depth_mm: float | None = Field(default=None, ge=20, le=400)
+    """Height of the box of a sector, whatever the loop's depth: so a millimetre is as many pixels of every clip, and
+    a loop whose header gives no sane scale is refused. None: as high as the sector, the scale given up."""
     sampling: Literal["uniform"] = "uniform"
     """Evenly over the whole loop, as the paper does."""
     resize: Literal["squash"] = "squash"
@@ -25,6 +28,12 @@ class ClipSpec(BaseModel):
     """Subtracted from each channel after division by 255; zero: the paper's code."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Divides each channel afterwards; one: the paper's code."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.depth_mm is not None and self.crop != "sector":
+            raise ValueError('depth_mm is the height of a sector\'s box: it needs crop = "sector"')
+        return self
 
 
 def frame_indices(num_available: int, num_wanted: int) -> tuple[int, ...]:

@@ -3,33 +3,40 @@
 Legend: T clip frames, H, W pixels of the loop, S side of the clip, C = 3 RGB.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from model.clip.find_sector import find_sector
-from model.clip.sector import Sector
+from model.clip.scale import Scale
+from model.clip.sector import BOX_ASPECT, Sector
 from model.clip.select import Reason
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop
 
+SHOWN_MM = (40.0, 350.0)
+"""What a picture of a heart shows from the probe down, by the header: beyond this the header is wrong."""
 
-def make_clip(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
+
+def make_clip(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None = None) -> Tensor:
     """Return the clip of the sampled frames.
 
     Args:
         frames_THWC: RGB as decoded, 0..255, `spec.num_frames` of them.
         spec: the recipe that the network was trained with.
+        scale: of the screen; None: unknown.
 
     Returns:
         float32 (3, T, S, S), normalised.
 
     Raises:
-        NotALoop: the recipe cuts the sector out, and none is found.
+        NotALoop: as `locate`.
     """
     assert frames_THWC.shape[0] == spec.num_frames, "the frames are not those of the recipe"
-    return pixels_of(crop(frames_THWC, spec), spec).transpose(0, 1)
+    return pixels_of(frames_THWC, locate(frames_THWC, spec, scale), spec).transpose(0, 1)
 
 
 def make_still(frame_HWC: Frames, spec: ClipSpec, sector: Sector | None) -> Tensor:
@@ -40,34 +47,44 @@ def make_still(frame_HWC: Frames, spec: ClipSpec, sector: Sector | None) -> Tens
         spec: the recipe.
         sector: what `locate` found in the frame's loop.
     """
-    return pixels_of(cut_out(frame_HWC[None], sector), spec)[0]
+    return pixels_of(frame_HWC[None], sector, spec)[0]
 
 
-def crop(frames_THWC: Frames, spec: ClipSpec) -> Frames:
+def crop(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None) -> Frames:
     """Return what the recipe keeps of the screen in the sampled frames of a loop.
 
     Raises:
         NotALoop: as `locate`.
     """
-    return cut_out(frames_THWC, locate(frames_THWC, spec))
+    return cut_out(frames_THWC, locate(frames_THWC, spec, scale))
 
 
-def locate(frames_THWC: Frames, spec: ClipSpec) -> Sector | None:
+def locate(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None) -> Sector | None:
     """Return the sector that the recipe cuts out; None: it keeps the whole screen.
 
     Args:
         frames_THWC: all sampled frames of a loop, for the sector is found by what moves.
         spec: the recipe.
+        scale: of the screen, for a recipe that fixes the depth; None: unknown.
 
     Raises:
-        NotALoop: the recipe cuts the sector out, and none is found.
+        NotALoop: the recipe cuts the sector out, and none is found; or it fixes the depth, and the scale is unknown or
+            cannot be that of a heart.
     """
     if spec.crop == "none":
         return None
     sector = find_sector(frames_THWC)
     if sector is None:
         raise NotALoop(Reason.NO_SECTOR)
-    return sector
+    if spec.depth_mm is None:
+        return sector
+    if scale is None:
+        raise NotALoop(Reason.NO_SCALE)
+    shown_mm = sector.extent[2] * scale.row_mm
+    if not SHOWN_MM[0] <= shown_mm <= SHOWN_MM[1]:
+        raise NotALoop(Reason.NO_SCALE, f"by the header the picture is {shown_mm:.0f} mm deep")
+    rows, columns = spec.depth_mm / scale.row_mm, spec.depth_mm * BOX_ASPECT / scale.column_mm
+    return replace(sector, box_shape=(round(rows), round(columns)))
 
 
 def cut_out(frames_THWC: Frames, sector: Sector | None) -> Frames:
@@ -75,9 +92,13 @@ def cut_out(frames_THWC: Frames, sector: Sector | None) -> Frames:
     return frames_THWC if sector is None else sector.cut_out(frames_THWC)
 
 
-def pixels_of(kept_THWC: Frames, spec: ClipSpec) -> Tensor:
-    """Return what was kept of the frames as the network sees it: float32 (T, 3, S, S)."""
-    return normalise(resize(kept_THWC, spec), spec)
+def pixels_of(frames_THWC: Frames, sector: Sector | None, spec: ClipSpec) -> Tensor:
+    """Return the frames as the network sees them: float32 (T, 3, S, S).
+
+    Frame by frame: a box may be larger than the screen, and one of them is enough in memory.
+    """
+    small = [resize(cut_out(frame_HWC[None], sector), spec) for frame_HWC in frames_THWC]
+    return normalise(torch.cat(small), spec)
 
 
 def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:

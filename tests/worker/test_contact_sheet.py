@@ -182,7 +182,7 @@ def test_the_outline_is_drawn_on_the_frames_only_if_the_recipe_cuts_the_sector_o
 def test_the_crop_is_what_the_recipe_keeps_of_the_middle_frame(tmp_path: Path, spec: ClipSpec) -> None:
     file = heart(tmp_path)
     frames = open_loop(file).read(range(16))
-    kept = cut_out(frames, locate(frames, spec))[8]
+    kept = cut_out(frames, locate(frames, spec, None))[8]
 
     (band,) = bands(sheet(tmp_path, [row(file)], spec=spec), 1)
 

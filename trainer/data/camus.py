@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.clip.scale import Scale
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec
 from model.clip.transform import crop
@@ -64,7 +65,8 @@ class ImageReel:
     def read(self, indices: Sequence[int]) -> list[Frames]:
         """Return these frames as the recipe cuts them out, RGB uint8 (H, W, 3) each."""
         frames_THWC = np.repeat(self.images.frames_THW[list(indices), ..., None], 3, axis=-1)
-        return list(crop(frames_THWC, self.clip))
+        scale = Scale(row_mm=self.images.row_mm, column_mm=self.images.column_mm)
+        return list(crop(frames_THWC, self.clip, scale if scale.is_sane else None))
 
 
 def survey(root: Path) -> Listing:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from model.clip.dicom import open_loop
+from model.clip.scale import scale_of
 from model.clip.select import Reason, inspect, select
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec, frame_indices
@@ -121,7 +122,7 @@ class StackReel:
                 source = _open(root / file, min_frames=0)
                 frames_THWC = source.read(frame_indices(source.header.num_frames, _SAMPLED))
                 _inspect(frames_THWC)
-                kept_THWC = crop(frames_THWC, clip)
+                kept_THWC = crop(frames_THWC, clip, scale_of(source.header))
             except NotALoop as error:
                 last = error
                 continue

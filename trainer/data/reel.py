@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from model.clip.scale import scale_of
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec
 from model.clip.transform import crop
@@ -33,4 +34,4 @@ class SourceReel:
         frames_THWC = self.source.read(indices)
         if self.check is not None:
             self.check(frames_THWC)
-        return list(crop(frames_THWC, self.clip))
+        return list(crop(frames_THWC, self.clip, scale_of(self.source.header)))

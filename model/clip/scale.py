@@ -1,0 +1,54 @@
+"""How large a heart is on the screen, by the header: a number is only used where it can be true."""
+
+import math
+from typing import NamedTuple
+
+from model.clip.source import LoopHeader, Region
+
+_PIXEL_MM = (0.02, 2.0)
+"""What a pixel of an ultrasound screen can be, from paediatric zoom to a thumbnail of a deep picture."""
+
+_UNEVEN = 2.0
+"""A pixel is at most so many times as wide as high, or as high as wide."""
+
+_AGREEING = 0.01
+"""By so much of itself the scale of one region of the picture may differ from another's."""
+
+
+class Scale(NamedTuple):
+    """Size of a pixel, mm."""
+
+    row_mm: float
+    """Height."""
+    column_mm: float
+    """Width."""
+
+    @property
+    def is_sane(self) -> bool:
+        """Return whether an ultrasound screen can have it."""
+        low, high = _PIXEL_MM
+        return all(math.isfinite(size) and low <= size <= high for size in self) and max(self) <= _UNEVEN * min(self)
+
+
+def scale_of(header: LoopHeader) -> Scale | None:
+    """Return the scale of the picture (PS3.3 C.8.5.5: Physical Delta X and Y).
+
+    None: the header has none, none that can be true, or several that differ; or its regions lie outside the image,
+    which somebody then made smaller without a word in the header [seen].
+    """
+    regions = [one for one in header.regions if one.spatial_format == 1]
+    found = [
+        Scale(region.row_mm, region.column_mm)
+        for region in regions
+        if region.row_mm is not None and region.column_mm is not None
+    ]
+    if not found or not all(one.is_sane for one in found) or not all(_is_inside(one, header) for one in regions):
+        return None
+    agree = all(math.isclose(a, b, rel_tol=_AGREEING) for one in found for a, b in zip(one, found[0], strict=True))
+    return found[0] if agree else None
+
+
+def _is_inside(region: Region, header: LoopHeader) -> bool:
+    """Return whether a region lies in the image; some carts give the number of columns as the last one."""
+    columns, rows = header.columns or 0, header.rows or 0
+    return 0 <= region.x0 < region.x1 <= columns and 0 <= region.y0 < region.y1 <= rows
