@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+import pynetdicom  # noqa: F401  # it adds the names of UIDs that are newer than pydicom's table
 from pydicom.uid import UID as PydicomUID
 
 from dicom_node.identity import UID

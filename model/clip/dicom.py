@@ -5,6 +5,7 @@ Memory holds the frames asked for and one compressed frame; the file is read whe
 """
 
 import contextlib
+import math
 import struct
 import tempfile
 import zlib
@@ -30,6 +31,9 @@ MAX_FRAMES = 100_000
 
 MAX_INFLATED_BYTES = 2**31
 """Bytes of a deflated data set; a loop that large would be sent compressed."""
+
+HEART_RATES = (20.0, 300.0)
+"""Beats a minute that a heart does."""
 
 _CENTIMETRES = 3  # of Physical Units X Direction
 
@@ -72,6 +76,9 @@ _HEADER_TAGS: list[Any] = [
     "Modality",
     "FrameTime",
     "FrameTimeVector",
+    "CineRate",
+    "RecommendedDisplayFrameRate",
+    "HeartRate",
     "SequenceOfUltrasoundRegions",
     "SeriesNumber",
     "InstanceNumber",
@@ -173,6 +180,7 @@ def _header(dataset: Dataset, syntax: str) -> LoopHeader:
         photometric=str(dataset.get("PhotometricInterpretation", "")),
         bits_allocated=_integer(dataset, "BitsAllocated") or 8,
         frame_time_ms=_frame_time_ms(dataset),
+        heart_rate=_heart_rate(dataset),
         is_colour_flagged=_integer(dataset, "UltrasoundColorDataPresent") == 1,
         regions=tuple(_region(item) for item in dataset.get("SequenceOfUltrasoundRegions") or ()),
         view_code=next((str(item.get("CodeValue", "")) for item in dataset.get("ViewCodeSequence") or ()), None),
@@ -196,13 +204,26 @@ def _num_frames(dataset: Dataset) -> int:
 
 
 def _frame_time_ms(dataset: Dataset) -> float | None:
-    time = dataset.get("FrameTime")
-    if time not in (None, "") and float(time) > 0:
-        return float(time)
+    time = _positive(dataset, "FrameTime")
+    if time is not None:
+        return time
     vector = dataset.get("FrameTimeVector") or ()
     steps = [float(step) for step in vector] if not isinstance(vector, str | float | int) else [float(vector)]
-    positive = [step for step in steps if step > 0]  # the first is 0 by PS3.3 C.7.6.5
-    return sum(positive) / len(positive) if positive else None
+    positive = [step for step in steps if 0 < step < math.inf]  # the first is 0 by PS3.3 C.7.6.5
+    if positive:
+        return sum(positive) / len(positive)
+    rate = _positive(dataset, "CineRate") or _positive(dataset, "RecommendedDisplayFrameRate")
+    return None if rate is None else 1000.0 / rate
+
+
+def _heart_rate(dataset: Dataset) -> float | None:
+    rate = _positive(dataset, "HeartRate")
+    return rate if rate is not None and HEART_RATES[0] <= rate <= HEART_RATES[1] else None
+
+
+def _positive(dataset: Dataset, keyword: str) -> float | None:
+    value = dataset.get(keyword)
+    return float(value) if value not in (None, "") and 0 < float(value) < math.inf else None
 
 
 def _region(item: Dataset) -> Region:

@@ -53,7 +53,10 @@ class LoopHeader:
     photometric: str
     bits_allocated: int
     frame_time_ms: float | None
-    """Frame Time, else the mean of Frame Time Vector; None where the header has neither."""
+    """Frame Time, else the mean of Frame Time Vector, else of Cine Rate, else of Recommended Display Frame Rate; None
+    where the header has none of them."""
+    heart_rate: float | None
+    """Beats a minute; None where the header has none, or what no heart does."""
     is_colour_flagged: bool
     """Ultrasound Color Data Present says so (0028,0014)."""
     regions: tuple[Region, ...]
@@ -61,6 +64,11 @@ class LoopHeader:
     """Code value of the first View Code Sequence item."""
     series_number: int | None
     instance_number: int | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Return how long the loop takes; None where the header gives no time."""
+        return None if self.frame_time_ms is None else self.num_frames * self.frame_time_ms / 1000.0
 
 
 class LoopSource(Protocol):

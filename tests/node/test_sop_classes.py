@@ -24,6 +24,7 @@ def header(sop_class: str) -> LoopHeader:
         photometric="YBR_FULL_422",
         bits_allocated=8,
         frame_time_ms=33.0,
+        heart_rate=None,
         is_colour_flagged=False,
         regions=(),
         view_code=None,

@@ -19,7 +19,7 @@ from model.phantom.screen import Screen
 from model.tasks import View
 from tests.doubles.loops import jpeg, write_encapsulated, write_native
 
-REAL = ("hp_ped_I_000001.dcm", "acuson_stress_I_000009.dcm", "sonosite_apical_ybr.dcm")
+REAL = ("hp_ped_I_000001.dcm", "toshiba_adult_I_000031.dcm", "sonosite_apical_ybr.dcm")
 
 
 def beating(num_frames: int, *, has_colour: bool = False) -> np.ndarray:

@@ -43,6 +43,7 @@ HEADER = LoopHeader(
     photometric="YBR_FULL_422",
     bits_allocated=8,
     frame_time_ms=30.0,
+    heart_rate=None,
     is_colour_flagged=False,
     regions=(PICTURE,),
     view_code=None,

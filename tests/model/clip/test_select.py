@@ -23,7 +23,7 @@ SEEN: dict[str, Reason | None] = {
     "hp_ped_I_000001.dcm": None,  # parasternal long axis, ECG strip in a region of its own
     "hp_ped_I_000003.dcm": Reason.COLOUR_DOPPLER,  # the header says tissue
     "hp_ped_I_000004.dcm": None,  # short axis
-    **{f"acuson_stress_I_0000{number:02}.dcm": None for number in range(7, 19)},
+    **{f"acuson_stress_I_0000{number:02}.dcm": Reason.TOO_SHORT for number in range(7, 19)},  # systole alone
     "toshiba_adult_I_000031.dcm": None,  # parasternal long axis with an ECG sweep
     "toshiba_adult_I_000034.dcm": Reason.M_MODE,
     "toshiba_adult_I_000037.dcm": Reason.COLOUR_DOPPLER,  # tissue Doppler; the header says tissue
@@ -136,6 +136,7 @@ BMODE = LoopHeader(
     photometric="YBR_FULL_422",
     bits_allocated=8,
     frame_time_ms=33.3,
+    heart_rate=None,
     is_colour_flagged=False,
     regions=(region(),),
     view_code=None,
@@ -154,6 +155,12 @@ LEFT, RIGHT = (0, 0, 300, 479), (320, 0, 639, 479)
         ({"num_frames": 8}, None),
         ({"num_frames": 7}, Reason.TOO_SHORT),
         ({"num_frames": 1}, Reason.STILL),
+        ({"num_frames": 10, "frame_time_ms": 40.0, "heart_rate": 38.0}, Reason.TOO_SHORT),
+        ({"num_frames": 10, "frame_time_ms": 40.0, "heart_rate": 150.0}, None),
+        ({"num_frames": 10, "frame_time_ms": 40.0, "heart_rate": 120.0}, None),  # 0.8 of a beat
+        ({"num_frames": 10, "frame_time_ms": 20.0}, Reason.TOO_SHORT),
+        ({"num_frames": 10, "frame_time_ms": None}, None),
+        ({"num_frames": 10, "frame_time_ms": None, "heart_rate": 38.0}, None),
         ({"is_colour_flagged": True}, None),
         ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.6.2"}, Reason.VOLUME_3D),
         ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.2", "modality": "CT"}, Reason.NOT_ULTRASOUND),
