@@ -28,6 +28,8 @@ UNDETERMINED_BAND = (0.4, 0.6)
 MIN_GRADE_PROBABILITY = 0.4
 """Smallest mean probability of the most probable grade (chance is 0.2) at which a grade is given."""
 
+_NOT_RECOGNISED, _CONTRADICTED = "not recognised", "contradicted by the header"
+
 EF_DIFFERENCE_NOTED = 8.0
 """Points between the LVEF and (EDV-ESV)/EDV above which the report says so."""
 
@@ -41,18 +43,25 @@ class GatedLoop:
 
     loop: Loop
     view: View | None
-    """None: not recognised."""
+    """None: not recognised, or contradicted."""
     probability: float
     """Mean probability of the most probable view; 0 if there is none."""
+    contradicted: View | None = None
+    """The view that the ensemble recognised although the header names another one."""
 
 
 def gate(loop: Loop, threshold: float) -> GatedLoop:
-    """Return the loop with its view: the most probable by the mean over the members, if that reaches `threshold`."""
+    """Return the loop with its view: the most probable by the mean over the members, if that reaches `threshold`.
+
+    A header that names another view contradicts it: one of them is wrong, and the loop has none.
+    """
     means = _class_means(loop.outputs.get(Task.VIEW, []), CATALOGUE[Task.VIEW])
     if means is None:
         return GatedLoop(loop=loop, view=None, probability=0.0)
     winner = means.index(max(means))
     view = list(View)[winner] if means[winner] >= threshold else None
+    if view is not None and loop.header_view not in (None, view):
+        return GatedLoop(loop=loop, view=None, probability=means[winner], contradicted=view)
     return GatedLoop(loop=loop, view=view, probability=means[winner])
 
 
@@ -86,7 +95,7 @@ def aggregate(loops: Iterable[Loop], study_outputs: LoopOutputs | None, info: En
         results=tuple(results),
         abstentions=tuple(sorted(abstentions + contradicted, key=lambda one: order.index(one.task))),
         loops=tuple(_loop_view(one, info) for one in gated),
-        notes=tuple(notes),
+        notes=(*notes, *_contradictions(gated)),
     )
 
 
@@ -207,11 +216,17 @@ def _compare_with_volumes(results: list[TaskResult]) -> tuple[list[TaskResult], 
 
 def _loop_view(gated: GatedLoop, ensemble: EnsembleInfo) -> LoopView:
     reason = "" if gated.view else f"view not recognised (p={gated.probability:.2f})"
+    if gated.contradicted is not None:
+        reason = (
+            f"the header names {_named(gated.loop.header_view)}, the picture looks like {_named(gated.contradicted)}"
+            f" (p={gated.probability:.2f}): not used"
+        )
     return LoopView(
         key=gated.loop.key,
         view=gated.view,
         probability=gated.probability,
         reason=reason,
+        is_contradicted=gated.contradicted is not None,
         numbers=tuple(_loop_numbers(gated, ensemble)),
     )
 
@@ -228,10 +243,26 @@ def _nothing_to_see(info: TaskInfo, gated: Sequence[GatedLoop]) -> str:
     if not gated:
         return "the study has no B-mode loop that could be analysed"
     wanted = "apical 4- or 2-chamber loop" if View.PLAX not in info.views else "apical or parasternal view"
-    seen = Counter(one.view.value if one.view else "not recognised" for one in gated)
-    names = [view.value for view in View] + ["not recognised"]
+    seen = Counter(_shown(one) for one in gated)
+    names = [view.value for view in View] + [_CONTRADICTED, _NOT_RECOGNISED]
     found = ", ".join(f"{seen[name]} {name}" for name in names if seen[name])
     return f"no {wanted} was found among {_count(len(gated), 'B-mode loop')} ({found})"
+
+
+def _shown(one: GatedLoop) -> str:
+    if one.contradicted is not None:
+        return _CONTRADICTED
+    return _NOT_RECOGNISED if one.view is None else one.view.value
+
+
+def _named(view: View | None) -> str:
+    return "another view" if view in (None, View.OTHER) else f"the view {view}"
+
+
+def _contradictions(gated: Sequence[GatedLoop]) -> list[str]:
+    number = sum(one.contradicted is not None for one in gated)
+    verb = "shows" if number == 1 else "show"
+    return [f"{_count(number, 'loop')} {verb} another view than the header names; not used."] if number else []
 
 
 def _disagree(sd: float | None, info: TaskInfo) -> bool:

@@ -51,6 +51,8 @@ class Loop:
     """SOP Instance UID; unique in a study."""
     outputs: LoopOutputs
     """What the ensemble said about it."""
+    header_view: View | None = None
+    """The view that the file's header names; None: it names none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,8 @@ class LoopView:
     """Mean probability of the most probable view, 0..1."""
     reason: str
     """Why the view is None, in words; empty if it was recognised."""
+    is_contradicted: bool
+    """The header names another view than the networks recognise: one of them is wrong, and the loop stays silent."""
     numbers: tuple[LoopNumber, ...]
     """The loop's own plausible values for the regression tasks that its view may speak for."""
 

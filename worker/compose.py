@@ -102,7 +102,7 @@ def compose(material: Material, engine: Engine, created_at: datetime) -> Compose
 def predict(subjects: Sequence[Subject], engine: Engine) -> StudyPrediction:
     """Return what the ensemble says of a study whose loops have their verdicts: `model` alone, nothing of the node."""
     loops = [
-        Loop(key=one.sop_instance_uid, outputs=one.verdict.outputs)
+        Loop(key=one.sop_instance_uid, outputs=one.verdict.outputs, header_view=one.verdict.header_view)
         for one in subjects
         if isinstance(one.verdict, AnalysedLoop)
     ]

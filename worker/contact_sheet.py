@@ -71,8 +71,10 @@ def judged(path: Path, verdict: Verdict, view_threshold: float) -> Row:
     """Return the row of an instance that was looked at."""
     if isinstance(verdict, RefusedLoop):
         return Row(path=path, verdict=f"refused: {verdict.reason}", is_accepted=False)
-    seen = gate(Loop(key="", outputs=verdict.outputs), view_threshold)
+    seen = gate(Loop(key="", outputs=verdict.outputs, header_view=verdict.header_view), view_threshold)
     view = "view not recognised, at best" if seen.view is None else f"{seen.view.value}, probability"
+    if seen.contradicted is not None:
+        view = f"{seen.contradicted.value}, which the header contradicts, probability"
     return Row(path=path, verdict=f"accepted: {view} {seen.probability:.2f}", is_accepted=True)
 
 

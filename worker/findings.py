@@ -157,6 +157,7 @@ def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture, answered: Co
         instance_number=picture.instance_number,
         view=None if view.view is None else view.view.value,
         view_probability=view.probability,
+        contradiction=view.reason if view.is_contradicted else "",
         numbers=tuple(
             LoopNumber(task=_MEASUREMENTS[number.task], value=number.value, sd=number.sd)
             for number in view.numbers

@@ -11,6 +11,7 @@ from model.clip.sector import Sector
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop, UnreadableLoop
 from model.prediction import LoopOutputs, outputs_from_json, outputs_to_json
+from model.tasks import View
 from worker.engine import Engine
 
 
@@ -23,18 +24,29 @@ class AnalysedLoop:
     """0-based frames of the loop that the clip was made of, in its order."""
     sector: Sector | None = None
     """What was cut out of the screen; None: nothing was."""
+    header_view: View | None = None
+    """The view that the header names; None: it names none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that the ledger keeps; floats survive it to the last bit."""
         sector = None if self.sector is None else self.sector.to_json()
-        return {"outputs": outputs_to_json(self.outputs), "frames": list(self.frames), "sector": sector}
+        return {
+            "outputs": outputs_to_json(self.outputs),
+            "frames": list(self.frames),
+            "sector": sector,
+            "header_view": self.header_view,
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "AnalysedLoop":
         """Return what `to_json` was made of."""
-        kept = document.get("sector")  # rows of an older version have none
-        return cls(outputs=outputs_from_json(document["outputs"]), frames=tuple(document["frames"]),
-                   sector=None if kept is None else Sector.from_json(kept))  # fmt: skip
+        sector, view = document.get("sector"), document.get("header_view")  # rows of an older version have neither
+        return cls(
+            outputs=outputs_from_json(document["outputs"]),
+            frames=tuple(document["frames"]),
+            sector=None if sector is None else Sector.from_json(sector),
+            header_view=None if view is None else View(view),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +72,12 @@ def analyse_files(paths: Sequence[Path], engine: Engine) -> Iterator[Verdict]:
             if isinstance(prepared, RefusedLoop):
                 yield prepared
             else:
-                yield AnalysedLoop(outputs=engine.look_at(prepared), frames=prepared.indices, sector=prepared.sector)
+                yield AnalysedLoop(
+                    outputs=engine.look_at(prepared),
+                    frames=prepared.indices,
+                    sector=prepared.sector,
+                    header_view=prepared.header_view,
+                )
 
 
 def _clip_or_reason(path: Path, spec: ClipSpec) -> Clip | RefusedLoop:

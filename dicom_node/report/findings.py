@@ -79,6 +79,8 @@ class LoopFinding:
     """A4C, A2C, PLAX, PSAX or other; None: not recognised."""
     view_probability: float
     """0..1, of the most probable view."""
+    contradiction: str
+    """In words, if the header names another view than the picture shows; such a loop has no view and no number."""
     numbers: tuple[LoopNumber, ...]
 
 

@@ -38,7 +38,7 @@ _FLAT = 0.45  # of the width: a horizontal one
 _BEAMS, _AGREEING = 32, 0.3  # directions of an arc, and how many of them must reach equally far
 _BEYOND = 0.02  # of the picture: so much may lie beyond the arc on which the beams agree, left by traces
 _LEAST_AREA = 0.06  # of the screen
-_LEAST_FILLING = 0.45  # of the sector: how much of it is seen to move
+_LEAST_FILLING = 0.35  # of the sector: how much of it is seen to move
 
 
 def find_sector(frames_THWC: Frames) -> Sector | None:
@@ -130,8 +130,10 @@ def _fit(picture_hw: Mask, lit_hw: Mask) -> tuple[tuple[Side, ...], Arc | None]:
         return (*edges, *(side for side in (one, other) if side is not None)), None
     one, other = _evened(one, other, x_N, y_N)
     meeting = _meet(one, other)
-    is_far = top - meeting[1] > _DARK_TOP * (bottom - top)
-    if is_far and _lit_above(lit_hw, one, other, top) < _LIT_TOP:  # a curved probe: its sides meet far above
+    if top - meeting[1] > _DARK_TOP * (bottom - top):  # a curved probe: its sides meet far above
+        tip_hw = _tip(lit_hw, one, other, top)
+        if tip_hw.any():  # or not: the dark cuts its picture in two
+            return _fit(picture_hw | tip_hw, np.zeros_like(lit_hw))
         cuts = (*cuts, Side(0.0, 1.0, top - 0.5))
     radius = _radius(x_N - meeting[0], y_N - meeting[1])
     if radius is None and (floor := _floor(picture_hw, bottom)) is not None:
@@ -141,11 +143,14 @@ def _fit(picture_hw: Mask, lit_hw: Mask) -> tuple[tuple[Side, ...], Arc | None]:
     return (one, other, *cuts), Arc(*meeting, radius + 0.5)
 
 
-def _lit_above(lit_hw: Mask, one: Side, other: Side, top: float) -> float:
-    """Return how much of what lies between the sides over a row is lit."""
-    y_h1, x_w = np.ogrid[: math.floor(top), : lit_hw.shape[1]]
-    wedge_hw = np.logical_and.reduce([side.right * x_w + side.down * y_h1 >= side.offset for side in (one, other)])
-    return float(lit_hw[: math.floor(top)][wedge_hw].mean()) if wedge_hw.any() else 0.0
+def _tip(lit_hw: Mask, one: Side, other: Side, top: float) -> Mask:
+    """Return what is lit between the sides over a row; nothing if little is: a curved probe, and letters above it."""
+    y_h1, x_w = np.ogrid[: lit_hw.shape[0], : lit_hw.shape[1]]
+    above_hw = y_h1 < top
+    for side in (one, other):
+        above_hw = above_hw & (side.right * x_w + side.down * y_h1 >= side.offset - _THIN)
+    tip_hw: Mask = ndimage.binary_opening(lit_hw & above_hw, iterations=2)
+    return tip_hw if tip_hw.sum() >= _LIT_TOP * above_hw.sum() else np.zeros_like(lit_hw)
 
 
 def _radius(right_N: NDArray[np.float32], down_N: NDArray[np.float32]) -> float | None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from model.clip.dicom import open_loop
+from model.clip.header_view import header_view
 from model.clip.scale import scale_of
 from model.clip.sector import Sector
 from model.clip.select import inspect, select
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import locate, make_still, pixels_of
 from model.errors import NotALoop
+from model.tasks import View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +29,8 @@ class Clip:
     """The frames of the loop, 0-based, ascending, repeated in a short loop."""
     sector: Sector | None
     """What was cut out of the screen; None: nothing was."""
+    header_view: View | None = None
+    """The view that the header names; None: it names none."""
 
 
 def load_clip(path: Path, spec: ClipSpec) -> Clip:
@@ -47,7 +51,12 @@ def load_clip(path: Path, spec: ClipSpec) -> Clip:
         raise NotALoop(verdict.reason, verdict.detail)
     sector = locate(frames_THWC, spec, scale_of(source.header))
     pixels_TCSS = pixels_of(frames_THWC, sector, spec)
-    return Clip(pixels_CTSS=pixels_TCSS.transpose(0, 1), indices=indices, sector=sector)
+    return Clip(
+        pixels_CTSS=pixels_TCSS.transpose(0, 1),
+        indices=indices,
+        sector=sector,
+        header_view=header_view(source.header.view_code),
+    )
 
 
 def load_still(path: Path, spec: ClipSpec, sector: Sector | None) -> Tensor:

@@ -88,7 +88,7 @@ FRESH = Ranges(
 """What networks are evaluated on: hearts and screens beyond those of training on every side, one vendor unseen."""
 
 
-MIXED_DEPTHS_MM: Range = (120.0, 200.0)
+MIXED_DEPTHS_MM: Range = (100.0, 220.0)
 """Depths of data sets whose pictures have no common scale."""
 
 

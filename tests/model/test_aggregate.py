@@ -126,6 +126,45 @@ def test_a_loop_whose_view_is_not_recognised_does_not_speak_and_says_why() -> No
     assert abstention(prediction, Task.LVEF).kind is Absence.NOT_ATTEMPTED
 
 
+def test_a_loop_whose_header_names_another_view_does_not_speak_and_says_why() -> None:
+    """One of the two is wrong; a number for the wrong loop is worse than none."""
+    loops = [
+        loop("1.1"),
+        replace(loop("1.2", lvef=(20.0, 20.0)), header_view=View.PLAX),
+        replace(loop("1.3", View.PLAX), header_view=View.OTHER),
+    ]
+
+    prediction = aggregate(loops, None, INFO)
+
+    assert result(prediction, Task.LVEF).loops == ("1.1",)
+    assert [(one.view, one.is_contradicted, one.numbers != ()) for one in prediction.loops] == [
+        (View.A4C, False, True), (None, True, False), (None, True, False),
+    ]  # fmt: skip
+    assert prediction.loops[1].reason.startswith("the header names the view PLAX, the picture looks like the view A4C")
+    assert prediction.loops[2].reason.startswith("the header names another view, the picture looks like the view PLAX")
+    assert prediction.notes[-1] == "2 loops show another view than the header names; not used."
+    assert stills_wanted(loops, INFO) == ("1.1",)
+
+
+def test_a_loop_whose_header_agrees_speaks() -> None:
+    agreed = aggregate([replace(loop("1.1"), header_view=View.A4C)], None, INFO)
+
+    assert agreed == aggregate([loop("1.1")], None, INFO)
+
+
+def test_a_header_gives_no_view_to_a_loop_that_is_not_recognised() -> None:
+    unsure = replace(loop("1.1", probability=0.41), header_view=View.A4C)
+
+    assert gate(unsure, 0.6).view is None
+    assert aggregate([unsure], None, INFO).notes == ()
+
+
+def test_a_study_whose_loops_are_all_contradicted_says_so() -> None:
+    lvef = abstention(aggregate([replace(loop("1.1"), header_view=View.PSAX)], None, INFO), Task.LVEF)
+
+    assert lvef.reason.endswith("among 1 B-mode loop (1 contradicted by the header)")
+
+
 def test_the_view_is_that_of_the_mean_over_the_members() -> None:
     split = Loop(key="1.1", outputs={Task.VIEW: view_outputs(View.A4C, 0.9, 1) + view_outputs(View.A2C, 0.5, 1)})
 
