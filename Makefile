@@ -43,7 +43,7 @@ fmt: .venv/with-test
 
 # From nothing to model/shipped by the trainer's commands alone; PHANTOM keeps what is made on the way.
 PHANTOM ?= build/phantom
-SHIPPED_VERSION := 0.3.0
+SHIPPED_VERSION := 0.4.0
 TASKS := lvef lvedv lvesv lvef_reduced aortic_stenosis view
 RECIPE := clip.crop=sector net.heads=2 net.tubelet=4 flip=false jitter.degrees=8.0 jitter.shift=0.04 jitter.gain=0.08 \
   optimiser.clip_norm=5.0 optimiser.warmup=0.05 precision=fp32 view_only_fraction=0.35
@@ -51,7 +51,8 @@ STORE = $(BIN)/trainer prepare mimic --config small --set clip.crop=sector --for
 LEARN = $(BIN)/trainer finetune $(addprefix --task ,$(TASKS)) --data $(PHANTOM)/store --config small \
   $(addprefix --set ,$(RECIPE))
 
-# Two members begin at random, side by side; the third begins with the encoder of the first.
+# Each member learns in two turns: the second begins with the encoder of the first and a learning rate as high. Two members
+# begin at random, side by side; the third begins with the encoder of the first.
 phantom-ensemble: export OMP_NUM_THREADS = 1
 phantom-ensemble: .venv/with-test
 	$(BIN)/trainer phantom --layout mimic --cases 1000 --seed 1 --out $(PHANTOM)/data
@@ -60,9 +61,12 @@ phantom-ensemble: .venv/with-test
 	$(STORE) $(PHANTOM)/fresh-data --all-to test --out $(PHANTOM)/fresh
 	$(BIN)/trainer phantom --layout mimic --cases 50 --seed 20261124 --fresh --mixed-depths --out $(PHANTOM)/mixed-data
 	$(STORE) $(PHANTOM)/mixed-data --all-to test --out $(PHANTOM)/mixed
-	$(LEARN) --epochs 9 --seed 0 --out $(PHANTOM)/member-0 & \
-	  $(LEARN) --epochs 9 --seed 1 --out $(PHANTOM)/member-1 && wait $$!
-	$(LEARN) --epochs 3 --seed 2 --encoder $(PHANTOM)/member-0 --out $(PHANTOM)/member-2
+	$(LEARN) --epochs 9 --seed 0 --out $(PHANTOM)/first-0 & \
+	  $(LEARN) --epochs 9 --seed 1 --out $(PHANTOM)/first-1 && wait $$!
+	$(LEARN) --epochs 3 --seed 2 --encoder $(PHANTOM)/first-0 --out $(PHANTOM)/first-2
+	$(LEARN) --epochs 14 --seed 0 --encoder $(PHANTOM)/first-0 --out $(PHANTOM)/member-0 & \
+	  $(LEARN) --epochs 14 --seed 1 --encoder $(PHANTOM)/first-1 --out $(PHANTOM)/member-1 && wait $$!
+	$(LEARN) --epochs 12 --seed 2 --encoder $(PHANTOM)/first-2 --out $(PHANTOM)/member-2
 	for seed in 0 1 2; do \
 	  run=$(PHANTOM)/member-$$seed; $(BIN)/trainer evaluate $$run --data $(PHANTOM)/fresh --out $$run/figures || exit 1; \
 	done

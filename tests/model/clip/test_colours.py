@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from pydicom import Dataset, dcmread
+from pydicom.pixels import pixel_array
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
@@ -23,7 +25,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from model.clip.codestream import marked_as_rgb
 from model.clip.dicom import open_loop
+from model.clip.pixels import rgb_of_jpeg
 from model.clip.source import Frames
 from tests.doubles.loops import (
     by_gdcm,
@@ -289,3 +293,30 @@ def test_jpeg_2000_with_its_own_colour_transform_gives_its_colours(tmp_path: Pat
     decoded = open_loop(tmp_path / "b.dcm").read(SOME)
 
     assert worst(decoded, picture()[list(SOME)]) <= (6 if photometric == "YBR_ICT" else 0)
+
+
+@pytest.mark.parametrize("name", ["ge_e95_A3C_colour_jpeg_derived.dcm", "toshiba_adult_I_000031.dcm"])
+def test_a_real_jpeg_loop_has_the_colours_that_pydicom_finds(shared_data: Path, name: str) -> None:
+    """libjpeg-turbo turns the colours by itself: never further than a rounding from pydicom's way."""
+    path = shared_data / "us" / name
+    source = open_loop(path)
+
+    for index in (0, source.header.num_frames - 1):
+        theirs = pixel_array(path, index=index, decoding_plugin="pillow")
+        assert np.abs(source.read([index])[0].astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("colours", "photometric", "is_served"),
+    [("YCbCr", "YBR_FULL_422", True), ("YCbCr", "YBR_FULL", True), ("RGB", "RGB", True), ("YCbCr", "RGB", False),
+     ("RGB", "YBR_FULL_422", False)],
+)  # fmt: skip
+def test_a_jpeg_whose_colours_are_not_those_of_the_header_is_left_to_pydicom(
+    colours: str, photometric: str, is_served: bool
+) -> None:
+    frame = simplejpeg.encode_jpeg(picture(1)[0], quality=95, colorspace="RGB")
+    frame = frame if colours == "YCbCr" else marked_as_rgb(frame[:2] + frame[20:])  # without its JFIF marker
+
+    assert (rgb_of_jpeg(frame, photometric) is not None) == is_served
+    assert rgb_of_jpeg(frame[: len(frame) // 2], photometric) is None
+    assert rgb_of_jpeg(b"", photometric) is None

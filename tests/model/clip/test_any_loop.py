@@ -1,0 +1,93 @@
+"""Whatever a header claims, a file gives a clip, or an error of ours that says why not."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.sequence import Sequence
+
+from model.clip.loop import load_clip
+from model.clip.spec import ClipSpec
+from model.errors import ClipError
+from tests.doubles.loops import header, write
+
+MOST_BYTES = 3_000_000
+"""Larger claims are written with fewer pixels than they say, as a file that broke off in transfer."""
+
+SPECS = (ClipSpec(size=32), ClipSpec(size=32, crop="sector"), ClipSpec(size=32, crop="sector", depth_mm=140.0))
+
+CORNERS = st.one_of(st.integers(-20, 5000), st.sampled_from([0, 2**31 - 1, -(2**31)]))
+DELTAS = st.one_of(st.none(), st.floats(), st.sampled_from([0.0, 0.03, -0.03, 1e300]))
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> Dataset:
+    """Return a region that may lie anywhere, be inverted, and have any scale."""
+    item = Dataset()
+    item.RegionSpatialFormat, item.RegionDataType = draw(st.integers(0, 6)), draw(st.integers(0, 18))
+    x0, y0, x1, y1 = draw(st.tuples(*[CORNERS] * 4))
+    # What does not fit an unsigned number is written as the bits that a broken cart would leave.
+    item.RegionLocationMinX0, item.RegionLocationMinY0 = x0 % 2**32, y0 % 2**32
+    item.RegionLocationMaxX1, item.RegionLocationMaxY1 = x1 % 2**32, y1 % 2**32
+    item.PhysicalUnitsXDirection = item.PhysicalUnitsYDirection = draw(st.integers(0, 12))
+    for axis in "XY":
+        delta = draw(DELTAS)
+        if delta is not None:
+            setattr(item, f"PhysicalDelta{axis}", delta)
+    return item
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(frames=2000, rows=32, columns=32, times={}, places=[], spec=SPECS[1], seed=0)
+@example(frames=2000, rows=4096, columns=4096, times={}, places=[], spec=SPECS[0], seed=0)
+@example(frames=16, rows=240, columns=320, times={"HeartRate": 0, "FrameTime": 0.0}, places=[], spec=SPECS[1], seed=0)
+@given(
+    frames=st.one_of(st.integers(1, 40), st.integers(1, 2000)),
+    rows=st.one_of(st.integers(2, 200), st.integers(2, 4096)),
+    columns=st.one_of(st.integers(2, 200), st.integers(2, 4096)),
+    times=st.fixed_dictionaries(
+        {},
+        optional={
+            "FrameTime": st.sampled_from([0.0, -1.0, 1e-9, 33.3, 1e30]),
+            "CineRate": st.integers(-(2**31), 2**31 - 1),
+            "RecommendedDisplayFrameRate": st.integers(-(2**31), 2**31 - 1),
+            "HeartRate": st.integers(-(2**31), 2**31 - 1),
+        },
+    ),
+    places=st.lists(regions(), max_size=3),
+    spec=st.sampled_from(SPECS),
+    seed=st.integers(0, 9),
+)
+def test_a_file_gives_a_clip_or_a_reason(
+    frames: int, rows: int, columns: int, times: dict[str, object], places: list[Dataset], spec: ClipSpec, seed: int
+) -> None:
+    num_bytes = min(frames * rows * columns * 3, MOST_BYTES)
+    pixels = np.random.default_rng(seed).integers(0, 256, num_bytes, dtype=np.uint8).tobytes()
+    dataset = header(frames, rows, columns, SequenceOfUltrasoundRegions=Sequence(places), **times)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "a.dcm", dataset, pixels)
+
+        try:
+            clip = load_clip(path, spec)
+        except ClipError:
+            return
+
+    assert clip.pixels_CTSS.shape == (3, 16, 32, 32)
+    assert len(clip.indices) == 16
+    assert max(clip.indices) < frames
+    assert math.isfinite(float(clip.pixels_CTSS.sum()))
+
+
+def test_the_whole_of_a_long_loop_is_reached() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, 2000 * 96 * 96 * 1, dtype=np.uint8)
+    dataset = header(2000, 96, 96, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", PlanarConfiguration=None)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = load_clip(write(Path(folder) / "a.dcm", dataset, pixels.tobytes()), ClipSpec(size=32))
+
+    assert clip.indices[-1] == 1999
+    assert float(clip.pixels_CTSS.mean()) == pytest.approx(0.5, abs=0.01)
