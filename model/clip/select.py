@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model.clip.levels import strongest
 from model.clip.pixels import DECODABLE
+from model.clip.quality import measure
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, Region
 
 
@@ -38,6 +39,8 @@ class Reason(StrEnum):
     """Two or more pictures side by side."""
     STATIC = "static"
     """The frames do not differ: a frozen picture."""
+    POOR_PICTURE = "poor_picture"
+    """Without contrast, too bright, or frozen on the way."""
     NO_SECTOR = "no_sector"
     """The ultrasound sector is not found on the screen, so that it cannot be cut out as for training."""
     NO_SCALE = "no_scale"
@@ -64,6 +67,7 @@ _TEXTS = {
     Reason.TOO_SHORT: "loop too short",
     Reason.SEVERAL_IMAGES: "several images on one screen",
     Reason.STATIC: "frozen picture, nothing moves",
+    Reason.POOR_PICTURE: "picture too poor",
     Reason.NO_SECTOR: "ultrasound sector not found on the screen",
     Reason.NO_SCALE: "no usable scale (size of a pixel) in the header",
     Reason.IMPLAUSIBLE_SIZE: "implausible image size",
@@ -165,7 +169,8 @@ def inspect(frames_THWC: Frames) -> Verdict:
     coloured = _coloured_share(seen[:, moves_HW].reshape(-1, 3).astype(np.int16))
     if coloured > COLOURED_FRACTION:
         return Verdict(reason=Reason.COLOUR_DOPPLER, detail=f"{coloured:.0%} of what moves is coloured")
-    return ACCEPTED
+    fault = measure(strongest(seen)[:, moves_HW]).fault
+    return Verdict(reason=Reason.POOR_PICTURE, detail=fault) if fault else ACCEPTED
 
 
 def _coloured_share(pixels_NC: NDArray[np.int16]) -> float:
