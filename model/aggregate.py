@@ -218,7 +218,7 @@ def _loop_view(gated: GatedLoop, ensemble: EnsembleInfo) -> LoopView:
     reason = "" if gated.view else f"view not recognised (p={gated.probability:.2f})"
     if gated.contradicted is not None:
         reason = (
-            f"the header names {_named(gated.loop.header_view)}, the picture looks like {_named(gated.contradicted)}"
+            f"the header names {_named(gated.loop.header_view)}, the picture looks like {_seen_as(gated.contradicted)}"
             f" (p={gated.probability:.2f}): not used"
         )
     return LoopView(
@@ -257,6 +257,14 @@ def _shown(one: GatedLoop) -> str:
 
 def _named(view: View | None) -> str:
     return "another view" if view in (None, View.OTHER) else f"the view {view}"
+
+
+def _seen_as(view: View) -> str:
+    return (
+        f"none of {', '.join(known for known in View if known is not View.OTHER)}"
+        if view is View.OTHER
+        else _named(view)
+    )
 
 
 def _contradictions(gated: Sequence[GatedLoop]) -> list[str]:

@@ -73,7 +73,7 @@ class LoopView:
     key: str
     """SOP Instance UID."""
     view: View | None
-    """The recognised view; None: not recognised."""
+    """The recognised view; None: not recognised, or contradicted by the header."""
     probability: float
     """Mean probability of the most probable view, 0..1."""
     reason: str

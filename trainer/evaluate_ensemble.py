@@ -186,4 +186,5 @@ def _number(result: TaskResult) -> float:
 
 
 def _loop(one: Answer) -> Loop:
+    """Return the loop as the node aggregates it; a store keeps no view of the header that could contradict it."""
     return Loop(key=one.entry.sample.key, outputs=one.outputs)

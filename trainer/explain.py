@@ -126,7 +126,7 @@ def _read(loop: Path, spec: ClipSpec) -> tuple[Frames, tuple[int, ...], Sector |
     except UnreadableLoop as error:
         raise DataError(f"{loop}: cannot be read as a loop ({error}): give a DICOM or video file") from error
     # The node would not look at such a loop; who asks for a picture of it is shown it, and told.
-    verdicts = ([select(source.header)] if is_dicom else []) + [inspect(frames_THWC)]
+    verdicts = ([select(source.header)] if is_dicom else []) + [inspect(frames_THWC, indices)]
     return frames_THWC, indices, sector, next((_words(one) for one in verdicts if not one.is_accepted), "")
 
 

@@ -6,10 +6,11 @@ small network. Tensors on a GPU have an allocator of their own and are not conce
 """
 
 import ctypes
+import sys
 
-# mallopt(3): M_MMAP_MAX 0, no piece lies outside the heap; M_TRIM_THRESHOLD, the heap never shrinks; M_TOP_PAD, it
+# mallopt(3): M_MMAP_MAX 0, no piece lies outside the heap; M_TRIM_THRESHOLD -1, the heap never shrinks; M_TOP_PAD, it
 # grows by so much at once.
-_SETTINGS = ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20))
+_SETTINGS = ((-4, 0), (-1, -1), (-2, 64 * 2**20))
 
 
 def keep_freed_memory() -> None:
@@ -17,7 +18,7 @@ def keep_freed_memory() -> None:
 
     For a process that does the same step over and over. Without glibc nothing happens.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter, value in _SETTINGS:
             mallopt(parameter, value)

@@ -87,7 +87,8 @@ def draw(path: Path, title: str, chapters: Iterable[Chapter], spec: ClipSpec) ->
         OSError: a PNG cannot be written.
     """
     written: list[Path] = []
-    recipe = f"recipe: {spec.num_frames} frames, crop {spec.crop}, resized to {spec.size} x {spec.size} pixels"
+    depth = "" if spec.depth_mm is None else f" {spec.depth_mm:.0f} mm deep"
+    recipe = f"recipe: {spec.num_frames} frames, crop {spec.crop}{depth}, resized to {spec.size} x {spec.size} pixels"
     top = [_line(title), _line(recipe)]
     bands = [*top]
     for chapter in chapters:

@@ -76,7 +76,7 @@ class LoopFinding:
     series_number: int | None
     instance_number: int | None
     view: str | None
-    """A4C, A2C, PLAX, PSAX or other; None: not recognised."""
+    """A4C, A2C, PLAX, PSAX or other; None: not recognised, or contradicted by the header."""
     view_probability: float
     """0..1, of the most probable view."""
     contradiction: str

@@ -222,8 +222,17 @@ def _heart_rate(dataset: Dataset) -> float | None:
 
 
 def _positive(dataset: Dataset, keyword: str) -> float | None:
-    value = dataset.get(keyword)
-    return float(value) if value not in (None, "") and 0 < float(value) < math.inf else None
+    value = _number(dataset, keyword)
+    return value if value is not None and 0 < value < math.inf else None
+
+
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    """Return an element that a loop can do without; None also where it holds no number, or several."""
+    try:
+        value = dataset.get(keyword)
+        return None if value in (None, "") else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _region(item: Dataset) -> Region:
@@ -247,9 +256,9 @@ def _pixel_mm(item: Dataset, axis: str) -> float | None:
 
     Carts that count to the left, or upwards, give it below zero [seen on Acuson's].
     """
-    delta = item.get(f"PhysicalDelta{axis}")
-    is_length = _integer(item, f"PhysicalUnits{axis}Direction") == _CENTIMETRES
-    return 10.0 * abs(float(delta)) if is_length and delta not in (None, "") else None
+    delta = _number(item, f"PhysicalDelta{axis}")
+    is_length = _number(item, f"PhysicalUnits{axis}Direction") == _CENTIMETRES
+    return 10.0 * abs(delta) if is_length and delta is not None else None
 
 
 def _check_claims(header: LoopHeader, file_size: int) -> None:

@@ -38,7 +38,7 @@ _FLAT = 0.45  # of the width: a horizontal one
 _BEAMS, _AGREEING = 32, 0.3  # directions of an arc, and how many of them must reach equally far
 _BEYOND = 0.02  # of the picture: so much may lie beyond the arc on which the beams agree, left by traces
 _LEAST_AREA = 0.06  # of the screen
-_LEAST_FILLING = 0.35  # of the sector: how much of it is seen to move
+_LEAST_FILLING = 0.35  # of the sector: how much of it moves, or is lit beside what moves
 
 
 def find_sector(frames_THWC: Frames) -> Sector | None:
@@ -72,7 +72,7 @@ def _picture(seen_ThwC: Frames) -> tuple[Mask, Mask]:
     is_grey_hw = ~ndimage.binary_dilation(_is_off_colour(brightest_hwC.astype(np.int16), is_live_hw), iterations=2)
     lit_hw = is_live_hw & is_grey_hw
     picture_hw = _areas(lit_hw, is_moving_hw)
-    if (picture_hw & is_moving_hw).sum() < 0.5 * picture_hw.sum():  # the screen itself is lit
+    if (picture_hw & is_moving_hw).sum() < 0.5 * (is_moving_hw & is_grey_hw).sum():  # the screen itself is lit
         lit_hw = is_moving_hw & is_grey_hw
         picture_hw = _areas(lit_hw, is_moving_hw)
     return picture_hw, lit_hw

@@ -46,7 +46,7 @@ def load_clip(path: Path, spec: ClipSpec) -> Clip:
         raise NotALoop(verdict.reason, verdict.detail)
     indices = frame_indices(source.header.num_frames, spec.num_frames)
     frames_THWC = source.read(indices)
-    verdict = inspect(frames_THWC)
+    verdict = inspect(frames_THWC, indices)
     if verdict.reason is not None:
         raise NotALoop(verdict.reason, verdict.detail)
     sector = locate(frames_THWC, spec, scale_of(source.header))

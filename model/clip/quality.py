@@ -1,6 +1,6 @@
-"""Is a picture good enough for a number? Three measures of what moves on the screen, each with a bound.
+"""Is a picture good enough for a number? Three measures, each with a bound.
 
-Legend: T sampled frames, N pixels that move.
+Legend: T frames, each another one of the loop, N pixels that move or are white all the time.
 """
 
 from typing import NamedTuple
@@ -8,18 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Measured on the real and the phantom loops of the tests: contrast 53 to 147, clipped at most 0.0001, frozen 0 to 0.4.
+# Measured on the real and the phantom loops of the tests: contrast 53 to 147, clipped at most 0.0001, frozen 0.
 MIN_CONTRAST = 30.0
 """Grey levels between the dark and the bright tenth of what moves: under it walls cannot be told from blood."""
 
 MAX_CLIPPED = 0.25
-"""Share of what moves that is as bright as a screen can be: the gain was too high."""
+"""Share of the picture that is as bright as a screen can be: the gain was too high."""
 
-MAX_FROZEN = 0.6
-"""Share of the steps from frame to frame in which nothing changes: the loop was frozen on the way. Of a loop of 8
-frames a clip repeats 8 of its 15 steps by itself."""
+MAX_FROZEN = 0.3
+"""Share of the steps from frame to frame in which nothing changes: the loop was frozen on the way."""
 
-_CLIPPED_LEVEL = 250
+CLIPPED_LEVEL = 250
+"""Grey level from which a pixel counts as white."""
+
 _STILL = 0.5  # grey levels on average: less than the noise of any picture
 
 
@@ -46,11 +47,11 @@ class Quality(NamedTuple):
 
 
 def measure(levels_TN: NDArray[np.uint8]) -> Quality:
-    """Return the quality of a loop by the grey levels of its moving pixels."""
+    """Return the quality of a loop by the grey levels of its picture."""
     dark, bright = np.percentile(levels_TN, (10, 90))
     steps_T = np.abs(np.diff(levels_TN.astype(np.int16), axis=0)).mean(axis=1)
     return Quality(
         contrast=float(bright - dark),
-        clipped=float((levels_TN >= _CLIPPED_LEVEL).mean()),
+        clipped=float((levels_TN >= CLIPPED_LEVEL).mean()),
         frozen=float((steps_T < _STILL).mean()) if len(steps_T) else 0.0,
     )

@@ -22,30 +22,40 @@ class Scale(NamedTuple):
     """Height."""
     column_mm: float
     """Width."""
+    region_rows: int | None = None
+    """Height of the region of the screen that it is said of, pixels; None: the whole image."""
 
     @property
     def is_sane(self) -> bool:
         """Return whether an ultrasound screen can have it."""
         low, high = _PIXEL_MM
-        return all(math.isfinite(size) and low <= size <= high for size in self) and max(self) <= _UNEVEN * min(self)
+        sizes = (self.row_mm, self.column_mm)
+        return all(low <= size <= high for size in sizes) and max(sizes) <= _UNEVEN * min(sizes)
 
 
 def scale_of(header: LoopHeader) -> Scale | None:
     """Return the scale of the picture (PS3.3 C.8.5.5: Physical Delta X and Y).
 
-    None: the header has none, none that can be true, or several that differ; or its regions lie outside the image,
-    which somebody then made smaller without a word in the header [seen].
+    None: the header has none, none that can be true, or several that differ; or a region of the picture has none, or
+    lies outside the image, which somebody then made smaller without a word in the header [seen].
     """
     regions = [one for one in header.regions if one.spatial_format == 1]
+    if not regions or not all(_is_inside(one, header) for one in regions):
+        return None
     found = [
-        Scale(region.row_mm, region.column_mm)
+        Scale(region.row_mm, region.column_mm, max(one.y1 - one.y0 + 1 for one in regions))
         for region in regions
         if region.row_mm is not None and region.column_mm is not None
     ]
-    if not found or not all(one.is_sane for one in found) or not all(_is_inside(one, header) for one in regions):
+    if len(found) < len(regions) or not all(one.is_sane for one in found):
         return None
-    agree = all(math.isclose(a, b, rel_tol=_AGREEING) for one in found for a, b in zip(one, found[0], strict=True))
-    return found[0] if agree else None
+    first = found[0]
+    agree = all(
+        math.isclose(one.row_mm, first.row_mm, rel_tol=_AGREEING)
+        and math.isclose(one.column_mm, first.column_mm, rel_tol=_AGREEING)
+        for one in found
+    )
+    return first if agree else None
 
 
 def _is_inside(region: Region, header: LoopHeader) -> bool:

@@ -4,6 +4,7 @@ Legend: T frames, H, W pixels, C = 3 RGB.
 The header is asked first; what it does not say, or says wrongly, is asked of the sampled pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.clip.levels import strongest
 from model.clip.pixels import DECODABLE
-from model.clip.quality import measure
+from model.clip.quality import CLIPPED_LEVEL, measure
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, Region
 
 
@@ -34,7 +35,7 @@ class Reason(StrEnum):
     COLOUR_DOPPLER = "colour_doppler"
     """Colour flow or tissue Doppler lies over the picture."""
     TOO_SHORT = "too_short"
-    """Less than a heart beat, or too few frames for one."""
+    """Clearly less than a heart beat, or too few frames for one."""
     SEVERAL_IMAGES = "several_images"
     """Two or more pictures side by side."""
     STATIC = "static"
@@ -80,10 +81,10 @@ systole may fall between two frames."""
 
 WHOLE_BEAT = 0.7
 """Least share of a beat, by the heart rate, that a loop shows. Stress carts also store systole alone: real loops
-of 0.4 s at 35 to 80 beats a minute, 0.2 to 0.5 of a beat. Networks learn from whole beats; a rate varies by a few."""
+of 0.4 s at 35 to 80 beats a minute, 0.2 to 0.5 of a beat. A whole beat is not asked, for the rate varies by a few."""
 
 MIN_SECONDS = 0.25
-"""Shortest loop where the header gives no heart rate: no beat is shorter."""
+"""Shortest loop: hardly a beat is shorter, whatever heart rate the header claims."""
 
 MIN_SIDE = 64
 """Fewest rows and columns of a picture that shows a heart."""
@@ -159,17 +160,24 @@ def select(header: LoopHeader) -> Verdict:
     return ACCEPTED
 
 
-def inspect(frames_THWC: Frames) -> Verdict:
-    """Return what the sampled frames show."""
+def inspect(frames_THWC: Frames, indices: Sequence[int] | None = None) -> Verdict:
+    """Return what the sampled frames show.
+
+    Args:
+        frames_THWC: RGB as decoded.
+        indices: of the frames in their loop; what a short loop repeats is looked at once. None: each is another one.
+    """
     step = max(1, frames_THWC.shape[1] // _INSPECTED_ROWS)
-    seen = frames_THWC[:, ::step, ::step]
+    distinct = slice(None) if indices is None else np.unique(indices, return_index=True)[1]
+    seen = frames_THWC[distinct, ::step, ::step]
     moves_HW = strongest(seen.max(axis=0) - seen.min(axis=0)) > _MOTION
     if moves_HW.mean() < MOVING_FRACTION:
         return Verdict(reason=Reason.STATIC)
     coloured = _coloured_share(seen[:, moves_HW].reshape(-1, 3).astype(np.int16))
     if coloured > COLOURED_FRACTION:
         return Verdict(reason=Reason.COLOUR_DOPPLER, detail=f"{coloured:.0%} of what moves is coloured")
-    fault = measure(strongest(seen)[:, moves_HW]).fault
+    level_THW = strongest(seen)
+    fault = measure(level_THW[:, moves_HW | _white(level_THW, moves_HW)]).fault
     return Verdict(reason=Reason.POOR_PICTURE, detail=fault) if fault else ACCEPTED
 
 
@@ -188,13 +196,22 @@ def _coloured_share(pixels_NC: NDArray[np.int16]) -> float:
     return float(is_coloured.mean())
 
 
+def _white(level_THW: NDArray[np.uint8], moves_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return what is white all the time beside or under what moves: with too much gain nothing moves any more."""
+    rows, columns = np.flatnonzero(moves_HW.any(axis=1)), np.flatnonzero(moves_HW.any(axis=0))
+    box = (slice(rows[0], None), slice(columns[0], columns[-1] + 1))
+    white_HW = np.zeros_like(moves_HW)
+    white_HW[box] = level_THW[:, box[0], box[1]].min(axis=0) >= CLIPPED_LEVEL
+    return white_HW
+
+
 def _part_of_a_beat(header: LoopHeader) -> str:
     """Return in words how much of a beat the loop is, by the header; empty: a whole one, or nothing is known."""
     if header.seconds is None:
         return ""
-    if header.heart_rate is None:
-        return f"{header.seconds:.2f} s" if header.seconds < MIN_SECONDS else ""
-    beat = 60.0 / header.heart_rate
+    if header.seconds < MIN_SECONDS:
+        return f"{header.seconds:.2f} s"
+    beat = 60.0 / header.heart_rate if header.heart_rate is not None else 0.0
     return f"{header.seconds:.2f} s, a beat takes {beat:.2f} s" if header.seconds < WHOLE_BEAT * beat else ""
 
 

@@ -13,12 +13,19 @@ from model.clip.find_sector import find_sector
 from model.clip.scale import Scale
 from model.clip.sector import BOX_ASPECT, Sector
 from model.clip.select import Reason
-from model.clip.source import Frames
+from model.clip.source import MAX_PIXELS, Frames
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop
 
 SHOWN_MM = (40.0, 350.0)
 """What a picture of a heart shows from the probe down, by the header: beyond this the header is wrong."""
+
+OF_REGION = (0.6, 1.15)
+"""Height of a sector over that of the region that the header's scale is said of: beyond this somebody has scaled the
+image without a word in the header."""
+
+MAX_BOX = 4 * MAX_PIXELS
+"""Pixels of a box of fixed depth."""
 
 
 def make_clip(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None = None) -> Tensor:
@@ -83,8 +90,14 @@ def locate(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None) -> Sector |
     shown_mm = sector.extent[2] * scale.row_mm
     if not SHOWN_MM[0] <= shown_mm <= SHOWN_MM[1]:
         raise NotALoop(Reason.NO_SCALE, f"by the header the picture is {shown_mm:.0f} mm deep")
-    rows, columns = spec.depth_mm / scale.row_mm, spec.depth_mm * BOX_ASPECT / scale.column_mm
-    return replace(sector, box_shape=(round(rows), round(columns)))
+    if scale.region_rows is not None:
+        share = sector.extent[2] / scale.region_rows
+        if not OF_REGION[0] <= share <= OF_REGION[1]:
+            raise NotALoop(Reason.NO_SCALE, f"the picture is {share:.1f} times as high as the region that has it")
+    rows, columns = round(spec.depth_mm / scale.row_mm), round(spec.depth_mm * BOX_ASPECT / scale.column_mm)
+    if rows * columns > MAX_BOX:
+        raise NotALoop(Reason.NO_SCALE, f"{spec.depth_mm:.0f} mm would be {rows} x {columns} pixels")
+    return replace(sector, box_shape=(rows, columns))
 
 
 def cut_out(frames_THWC: Frames, sector: Sector | None) -> Frames:

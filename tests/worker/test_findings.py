@@ -2,7 +2,7 @@
 
 from model.aggregate import aggregate
 from model.prediction import EnsembleInfo, Loop
-from model.tasks import CATALOGUE, Task
+from model.tasks import CATALOGUE, Task, View
 from worker.findings import Picture, to_findings, to_ledger
 from worker.loops import AnalysedLoop, RefusedLoop
 
@@ -46,6 +46,19 @@ def found(*, edv: float):  # type: ignore[no-untyped-def]
         {APICAL: picture(1), STILL: picture(2)},
     )
     return findings, prediction
+
+
+def test_a_loop_that_its_header_contradicts_says_so_and_no_number() -> None:
+    outputs = {Task.VIEW: [[0.9, 0.025, 0.025, 0.025, 0.025]], Task.LVEF: [[60.0]]}
+    prediction = aggregate([Loop(key=APICAL, outputs=outputs, header_view=View.PLAX)], None, INFO)
+
+    findings = to_findings(
+        prediction, {APICAL: AnalysedLoop(outputs=outputs, frames=(0, 0, 2))}, {}, {APICAL: picture(1)}
+    )
+
+    assert (findings.loops[0].view, findings.loops[0].numbers) == (None, ())
+    assert findings.loops[0].contradiction.startswith("the header names the view PLAX, the picture looks like")
+    assert findings.notes == ("1 loop shows another view than the header names; not used.",)
 
 
 def test_an_answer_keeps_its_numbers_and_its_loop() -> None:

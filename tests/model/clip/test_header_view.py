@@ -8,6 +8,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.sr._cid_dict import cid_concepts
 from pydicom.sr._concepts_dict import concepts
+from pydicom.sr._snomed_dict import mapping
 
 from model.clip.header_view import header_view
 from model.clip.loop import load_clip
@@ -34,7 +35,10 @@ def test_every_view_of_the_standard_is_known() -> None:
 
     for name, code in codes:
         is_short_axis = name.startswith("ParasternalShortAxis")
-        assert header_view(code) is (View.PSAX if is_short_axis else named.get(name, View.OTHER)), name
+        view = View.PSAX if is_short_axis else named.get(name, View.OTHER)
+        assert header_view(code) is view, name
+        if code in mapping["SCT"]:  # its code in SNOMED RT
+            assert header_view(mapping["SCT"][code]) is view, name
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -65,7 +65,8 @@ SEEN_MM = {
         ((PICTURE,), Scale(0.25, 0.3)),
         ((PICTURE, TRACE), Scale(0.25, 0.3)),
         ((PICTURE, replace(PICTURE, data_type=2)), Scale(0.25, 0.3)),
-        ((replace(PICTURE, spatial_format=0, row_mm=None, column_mm=None), PICTURE), Scale(0.25, 0.3)),
+        ((PICTURE, replace(PICTURE, row_mm=None, column_mm=None)), None),
+        ((replace(PICTURE, spatial_format=0, row_mm=None, column_mm=None), PICTURE), Scale(0.25, 0.3)),  # an Acuson
         ((replace(PICTURE, x1=480, y1=430),), Scale(0.25, 0.3)),  # one beyond the last, as some carts write
         ((), None),
         ((TRACE,), None),
@@ -85,7 +86,9 @@ SEEN_MM = {
     ],
 )
 def test_a_header_is_believed_where_it_can_be_right(regions: tuple[Region, ...], scale: Scale | None) -> None:
-    assert scale_of(replace(HEADER, regions=regions)) == scale
+    found = scale_of(replace(HEADER, regions=regions))
+
+    assert (None if found is None else found[:2]) == (None if scale is None else scale[:2])
 
 
 @pytest.mark.parametrize("name", SEEN_MM)
@@ -180,7 +183,13 @@ def test_a_sector_kept_before_there_were_depths_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("scale", "detail"),
-    [(None, ""), (Scale(1.9, 1.9), "by the header the picture is 4"), (Scale(0.05, 0.05), "the picture is 1")],
+    [
+        (None, ""),
+        (Scale(1.9, 1.9), "by the header the picture is 4"),
+        (Scale(0.05, 0.05), "the picture is 1"),
+        (Scale(0.7, 0.7, 110), "2.0 times as high as the region"),  # somebody enlarged the image
+        (Scale(0.7, 0.7, 470), "0.5 times as high"),
+    ],
 )
 def test_a_loop_without_a_usable_scale_is_refused(scale: Scale | None, detail: str) -> None:
     frames, _, _ = seen_at(160.0)
@@ -216,13 +225,34 @@ def test_a_real_loop_and_its_still_are_cut_alike(shared_data: Path) -> None:
     assert caught.value.reason is Reason.NO_SCALE
 
 
-@given(row_mm=st.floats(), column_mm=st.floats(), depth_mm=st.floats(20, 400))
+def test_a_screen_of_tiny_pixels_is_refused_before_its_box_fills_the_memory() -> None:
+    still = np.zeros((16, 2160, 4096, 3), dtype=np.uint8)
+    frames, _, _ = seen_at(160.0)
+    still[:, :1920, :2560] = np.repeat(np.repeat(frames, 8, axis=1), 8, axis=2)
+
+    with pytest.raises(NotALoop) as caught:
+        locate(still, replace_depth(400.0), Scale(0.025, 0.025))
+
+    assert caught.value.reason is Reason.NO_SCALE
+    assert "16000 x 23040 pixels" in caught.value.detail
+
+
+def replace_depth(depth_mm: float) -> ClipSpec:
+    """Return the recipe with another depth."""
+    return SPEC.model_copy(update={"depth_mm": depth_mm})
+
+
+SIZES = st.one_of(st.floats(), st.floats(0.01, 3.0))
+
+
+@given(row_mm=SIZES, column_mm=SIZES, depth_mm=st.floats(20, 400))
+@example(row_mm=0.72, column_mm=0.72, depth_mm=140.0)
 def test_any_scale_gives_a_clip_or_a_reason(row_mm: float, column_mm: float, depth_mm: float) -> None:
     frames, _, _ = ANY
     found = scale_of(replace(HEADER, regions=(replace(PICTURE, row_mm=row_mm, column_mm=column_mm),)))
 
     try:
-        sector = locate(frames, ClipSpec(size=112, crop="sector", depth_mm=depth_mm), found)
+        sector = locate(frames, replace_depth(depth_mm), found and found._replace(region_rows=None))
     except NotALoop:
         return
 

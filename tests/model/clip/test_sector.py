@@ -158,6 +158,17 @@ def test_what_stands_beside_the_sector_does_not_reach_the_network() -> None:
     assert torch.equal(make_clip(written, SPEC), make_clip(frames, SPEC))
 
 
+@pytest.mark.parametrize("level", [9, 40, 90])
+def test_a_lit_screen_hides_no_sector(level: int) -> None:
+    frames, truth = phantom(3)
+    lit = frames.copy()
+    lit[:, ~truth] = np.maximum(lit[:, ~truth], level)
+
+    mask = found(lit).mask_HW
+
+    assert (mask & truth).sum() / (mask | truth).sum() >= 0.97
+
+
 def test_repeated_and_reversed_frames_change_nothing() -> None:
     frames, _ = phantom(2)
     sector = found(frames[:10])

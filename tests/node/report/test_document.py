@@ -67,6 +67,16 @@ def test_highdicom_reads_it_back_with_a_group_a_loop(variant: str, tmp_path: Any
     assert len({group.tracking_uid for group in groups}) == len(groups)
 
 
+def test_a_loop_that_its_header_contradicts_says_so() -> None:
+    words = "the header names the view PLAX, the picture looks like the view A4C (p=0.93): not used"
+    silent = replace(UNSEEN, loops=(replace(UNSEEN.loops[0], contradiction=words), UNSEEN.loops[1]))
+
+    part10 = report(silent).part10
+
+    assert_valid_report(part10, pixelmed=False)
+    assert words in render_text(read(part10))
+
+
 def test_the_same_findings_give_the_same_bytes() -> None:
     assert report().part10 == report().part10
 
