@@ -193,6 +193,7 @@ class AssociationServer(ThreadedAssociationServer):
 
     def verify_request(self, _request: object, _client_address: object) -> bool:
         """Return whether another connection may wait to ask for an association."""
+        self._threads.join()  # type: ignore[attr-defined]  # of those accepted before: until they end, nothing counts them
         silent = sum(1 for association in self.active_associations if _is_silent(association))
         if silent >= self._limits.max_silent:
             log.warning("connection_refused", silent=silent)

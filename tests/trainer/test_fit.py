@@ -301,5 +301,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(store: Path, t
 
 def _toml(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+        # TOML has no word for None: what is not said is None.
+        said = {key: item for key, item in value.items() if item is not None}
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in said.items()) + "}"
     return json.dumps(list(value) if isinstance(value, tuple) else value)
