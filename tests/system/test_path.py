@@ -36,6 +36,7 @@ REFUSED = {
     "atl_hdi5000_cardiac_jpeg.dcm": STILL,
     "esaote_msk_ybr422_raw.dcm": STILL,
     "acuson_thyroid_ybrfull_rle.dcm": STILL,
+    **{f"acuson_stress_I_0000{number:02}.dcm": "loop too short" for number in range(7, 19)},  # systole alone
     "medistim_2frame_jpegll.dcm": "loop too short",
     "philips_OB_palette_rle_2frame.dcm": "loop too short",
     "philips_OB_palette_examples.dcm": STILL,
