@@ -2,7 +2,8 @@
 
 glibc gives pieces of 32 MB and more back to the kernel the moment they are freed, and a batch of clips is larger. Every
 step then asks for the same pages again, and the kernel clears each of them: 18 seconds in 60 steps of the recipe of the
-ensemble that ships, and 2 with this (`benchmarks/training_memory.py` has the ratio). Tensors on a GPU have an allocator of their own and are not concerned.
+ensemble that ships, and 2 with this (`benchmarks/training_memory.py` has the ratio). Tensors on a GPU have an allocator
+of their own and are not concerned.
 """
 
 import ctypes
