@@ -42,8 +42,9 @@ def scale_of(header: LoopHeader) -> Scale | None:
     regions = [one for one in header.regions if one.spatial_format == 1]
     if not regions or not all(_is_inside(one, header) for one in regions):
         return None
+    region_rows = max(one.y1 - one.y0 + 1 for one in regions)
     found = [
-        Scale(region.row_mm, region.column_mm, max(one.y1 - one.y0 + 1 for one in regions))
+        Scale(region.row_mm, region.column_mm, region_rows)
         for region in regions
         if region.row_mm is not None and region.column_mm is not None
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from model.clip.dicom import open_loop
 from model.clip.scale import scale_of
-from model.clip.select import Reason, inspect, select
+from model.clip.select import Reason, Verdict, inspect, select
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import crop
@@ -120,8 +120,9 @@ class StackReel:
         for file in files:
             try:
                 source = _open(root / file, min_frames=0)
-                frames_THWC = source.read(frame_indices(source.header.num_frames, _SAMPLED))
-                _inspect(frames_THWC)
+                indices = frame_indices(source.header.num_frames, _SAMPLED)
+                frames_THWC = source.read(indices)
+                _check(inspect(frames_THWC, indices))
                 kept_THWC = crop(frames_THWC, clip, scale_of(source.header))
             except NotALoop as error:
                 last = error
@@ -143,9 +144,7 @@ class StackReel:
 
 def _open(path: Path, *, min_frames: int) -> LoopSource:
     source = open_loop(path)
-    verdict = select(source.header)
-    if verdict.reason is not None:
-        raise NotALoop(verdict.reason, verdict.detail)
+    _check(select(source.header))
     if source.header.num_frames < min_frames:
         raise NotALoop(Reason.TOO_SHORT, f"{source.header.num_frames} frames")
     return source
@@ -153,7 +152,11 @@ def _open(path: Path, *, min_frames: int) -> LoopSource:
 
 def _inspect(frames_THWC: Frames) -> None:
     """Look at the frames as the node looks at its sample of them."""
-    verdict = inspect(frames_THWC[list(frame_indices(len(frames_THWC), _SAMPLED))])
+    indices = frame_indices(len(frames_THWC), _SAMPLED)
+    _check(inspect(frames_THWC[list(indices)], indices))
+
+
+def _check(verdict: Verdict) -> None:
     if verdict.reason is not None:
         raise NotALoop(verdict.reason, verdict.detail)
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +15,12 @@ from model.clip.select import Reason
 from model.clip.spec import ClipSpec
 from model.clip.transform import normalise
 from model.errors import NotALoop
+from model.phantom.heart import Heart
+from model.phantom.scan import render
 from model.tasks import Grade, Task, View
+from tests.doubles.loops import write_native
 from tests.trainer.data.conftest import Layouts
-from trainer.data.mimic import open_reel, survey
+from trainer.data.mimic import StackReel, open_reel, survey
 from trainer.data.prepare import prepare
 from trainer.data.store import ClipStore
 from trainer.errors import DataError
@@ -216,3 +220,12 @@ def test_a_study_of_doppler_alone_gives_no_stack(root: Path) -> None:
     ]
     with pytest.raises(NotALoop):
         open_reel(root, replace(stack, files=tuple(files)), SPEC)
+
+
+def test_the_repeats_of_a_short_loop_keep_no_still_out_of_a_stack(tmp_path: Path) -> None:
+    """As in the node: a sample of 16 of 10 frames shows some of them twice, and is no frozen picture."""
+    frames = render(Heart(edv_ml=120.0, esv_ml=50.0), View.A4C, num_frames=10, frame_time_ms=90.0,
+                    rng=np.random.default_rng(0))  # fmt: skip
+    write_native(tmp_path / "a.dcm", frames)
+
+    assert StackReel.open(tmp_path, ["a.dcm"], ClipSpec()).num_frames == 1
