@@ -16,7 +16,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from model.clip.source import Frames
+from model.clip.source import Frames, LoopHeader
 
 US_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
 
@@ -63,6 +63,28 @@ def header(num_frames: int, rows: int, columns: int, **changes: object) -> Datas
         if value is not None:
             setattr(dataset, keyword, value)
     return dataset
+
+
+PLAIN = LoopHeader(
+    sop_class_uid=US_MULTI_FRAME,
+    sop_instance_uid="2.25.1",
+    transfer_syntax_uid="1.2.840.10008.1.2.4.50",
+    modality="US",
+    rows=480,
+    columns=640,
+    num_frames=40,
+    samples_per_pixel=3,
+    photometric="YBR_FULL_422",
+    bits_allocated=8,
+    frame_time_ms=33.3,
+    heart_rate=None,
+    is_colour_flagged=False,
+    regions=(),
+    view_code=None,
+    series_number=1,
+    instance_number=1,
+)
+"""The header of a cine loop that nothing speaks against."""
 
 
 def write(path: Path, dataset: Dataset, pixel_data: bytes | None, syntax: str = ExplicitVRLittleEndian) -> Path:

@@ -80,7 +80,7 @@ def test_an_ensemble_says_what_its_bundles_say(tiny: Ensemble, tmp_path: Path) -
     assert tiny.predict_loops(clips_BCTHW, indices_BT)[0][Task.LVEDV][1] == decode(Task.LVEDV, raw)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(count=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
 def test_a_number_never_depends_on_its_batch(tiny: Ensemble, count: int, seed: int) -> None:
     clips_BCTHW, indices_BT = some_clips(count, seed)

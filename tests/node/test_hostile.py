@@ -175,7 +175,7 @@ def test_the_walk_raises_nothing_but_its_own_error(noise: bytes, syntax: str) ->
     assert set(found) <= {SOP_CLASS, SOP_INSTANCE, STUDY, SERIES, NUM_FRAMES}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), syntax=st.sampled_from(SYNTAXES[:3]))
 def test_a_damaged_byte_is_answered_by_the_walk_or_changes_no_length(data: st.DataObject, syntax: str) -> None:
     """Nothing loops, nothing overruns."""

@@ -204,9 +204,7 @@ STEPS = st.lists(
 UID_NUMBERS = iter(range(10**9))
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_no_order_of_events_loses_or_doubles_an_answer(
     arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock, steps: list[tuple[str, int, int]]

@@ -122,9 +122,7 @@ class Flow:
                 self.deliver()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_every_history_ends_with_one_report_a_revision_and_all_instances_in_the_last(
     arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock, steps: list[tuple[str, int]]

@@ -1,5 +1,7 @@
 """The tables say what the code does; node and model never see each other, here they meet."""
 
+from dataclasses import replace
+
 import pytest
 from pydicom.uid import UID as PydicomUID
 from pydicom.uid import AllTransferSyntaxes
@@ -8,29 +10,12 @@ from dicom_node.sop_classes import SENT, STORED, TRANSFER_SYNTAXES, Decoding, En
 from model.clip.pixels import DECODABLE
 from model.clip.select import select
 from model.clip.source import LoopHeader
+from tests.doubles.loops import PLAIN
 
 
 def header(sop_class: str) -> LoopHeader:
     """Return the header of an image that nothing speaks against but its class."""
-    return LoopHeader(
-        sop_class_uid=sop_class,
-        sop_instance_uid="1.2.3",
-        transfer_syntax_uid="1.2.840.10008.1.2.4.50",
-        modality="US",
-        rows=600,
-        columns=800,
-        num_frames=40,
-        samples_per_pixel=3,
-        photometric="YBR_FULL_422",
-        bits_allocated=8,
-        frame_time_ms=33.0,
-        heart_rate=None,
-        is_colour_flagged=False,
-        regions=(),
-        view_code=None,
-        series_number=None,
-        instance_number=None,
-    )
+    return replace(PLAIN, sop_class_uid=sop_class)
 
 
 def test_no_uid_is_listed_twice() -> None:

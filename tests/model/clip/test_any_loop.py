@@ -48,7 +48,7 @@ def regions(draw: st.DrawFn) -> Dataset:
     return item
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @example(frames=2000, rows=32, columns=32, times={}, places=[], spec=SPECS[1], seed=0)
 @example(frames=2000, rows=4096, columns=4096, times={}, places=[], spec=SPECS[0], seed=0)
 @example(frames=16, rows=240, columns=320, times={"HeartRate": 0, "FrameTime": 0.0}, places=[], spec=SPECS[1], seed=0)

@@ -277,7 +277,7 @@ def test_no_word_of_a_refusal_comes_from_the_patient(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["native", "jpeg", "rle", "deflated", "jpeg_ls", "jpeg_2000", "jpeg_lossless"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     wrong=st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), min_size=1, max_size=4),
     kept=st.one_of(st.just(1.0), st.floats(0.01, 1.0)),

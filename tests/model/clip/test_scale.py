@@ -18,7 +18,7 @@ from model.clip.loop import load_clip, load_still
 from model.clip.scale import Scale, scale_of
 from model.clip.sector import Sector
 from model.clip.select import Reason
-from model.clip.source import Frames, LoopHeader, Region
+from model.clip.source import Frames, Region
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import SHOWN_MM, cut_out, locate, make_clip
 from model.errors import NotALoop
@@ -26,30 +26,13 @@ from model.phantom.heart import Heart
 from model.phantom.scan import render
 from model.phantom.screen import Screen, fan_of
 from model.tasks import View
+from tests.doubles.loops import PLAIN
 
 SPEC = ClipSpec(size=112, crop="sector", depth_mm=140.0)
 FITTED = ClipSpec(size=112, crop="sector")
 PICTURE = Region(spatial_format=1, data_type=1, x0=40, y0=4, x1=438, y1=353, row_mm=0.25, column_mm=0.3)
 TRACE = Region(spatial_format=4, data_type=10, x0=40, y0=374, x1=257, y1=406)
-HEADER = LoopHeader(
-    sop_class_uid="1.2.840.10008.5.1.4.1.1.3.1",
-    sop_instance_uid="2.25.1",
-    transfer_syntax_uid="1.2.840.10008.1.2.4.50",
-    modality="US",
-    rows=430,
-    columns=480,
-    num_frames=34,
-    samples_per_pixel=3,
-    photometric="YBR_FULL_422",
-    bits_allocated=8,
-    frame_time_ms=30.0,
-    heart_rate=None,
-    is_colour_flagged=False,
-    regions=(PICTURE,),
-    view_code=None,
-    series_number=1,
-    instance_number=1,
-)
+HEADER = replace(PLAIN, rows=430, columns=480, regions=(PICTURE,))
 
 # Depth of the picture in mm, read off the marks on the screens by eye; None: the header must not be believed.
 SEEN_MM = {

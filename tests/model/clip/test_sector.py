@@ -221,7 +221,7 @@ def test_without_a_crop_the_whole_screen_is_squashed_as_the_paper_does() -> None
     assert float(make_clip(frames, ClipSpec(size=112)).min()) == pytest.approx(90 / 255)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.tuples(st.integers(1, 17), st.integers(1, 70), st.integers(1, 70)).flatmap(
         lambda shape: nps.arrays(np.uint8, (*shape, 3), elements=st.integers(0, 255), fill=st.just(0))
@@ -235,7 +235,7 @@ def test_any_frames_give_a_sector_or_none(frames: Frames) -> None:
         assert sector.cut_out(frames).shape[1:3] == sector.box[2:]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.integers(2, 600), columns=st.integers(2, 600), seed=st.integers(0, 99))
 def test_noise_of_any_size_gives_a_sector_or_none(rows: int, columns: int, seed: int) -> None:
     frames = np.random.default_rng(seed).integers(0, 256, (2, rows, columns, 3), dtype=np.uint8)

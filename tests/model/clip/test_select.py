@@ -11,13 +11,13 @@ import pytest
 
 from model.clip.dicom import open_loop
 from model.clip.select import Reason, inspect, select
-from model.clip.source import Frames, LoopHeader, Region
+from model.clip.source import Frames, Region
 from model.clip.spec import frame_indices
 from model.phantom.heart import Heart
 from model.phantom.scan import render
 from model.phantom.screen import Screen
 from model.tasks import View
-from tests.doubles.loops import US_MULTI_FRAME
+from tests.doubles.loops import PLAIN
 
 SEEN: dict[str, Reason | None] = {
     "hp_ped_I_000001.dcm": None,  # parasternal long axis, ECG strip in a region of its own
@@ -124,25 +124,7 @@ def region(spatial_format: int = 1, data_type: int = 1, box: tuple[int, int, int
     return Region(spatial_format=spatial_format, data_type=data_type, x0=x0, y0=y0, x1=x1, y1=y1)
 
 
-BMODE = LoopHeader(
-    sop_class_uid=US_MULTI_FRAME,
-    sop_instance_uid="2.25.1",
-    transfer_syntax_uid="1.2.840.10008.1.2.4.50",
-    modality="US",
-    rows=480,
-    columns=640,
-    num_frames=40,
-    samples_per_pixel=3,
-    photometric="YBR_FULL_422",
-    bits_allocated=8,
-    frame_time_ms=33.3,
-    heart_rate=None,
-    is_colour_flagged=False,
-    regions=(region(),),
-    view_code=None,
-    series_number=1,
-    instance_number=1,
-)
+BMODE = replace(PLAIN, regions=(region(),))
 LEFT, RIGHT = (0, 0, 300, 479), (320, 0, 639, 479)
 
 

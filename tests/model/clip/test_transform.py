@@ -74,7 +74,7 @@ def test_a_still_is_one_frame_of_the_clip() -> None:
     assert torch.equal(still, make_clip(frames, spec)[:, 8])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(1, 300), columns=st.integers(1, 300), size=st.integers(8, 64), grey=st.integers(0, 255))
 def test_a_plain_picture_stays_plain_at_every_size(rows: int, columns: int, size: int, grey: int) -> None:
     frames = np.full((4, rows, columns, 3), grey, dtype=np.uint8)
@@ -85,7 +85,7 @@ def test_a_plain_picture_stays_plain_at_every_size(rows: int, columns: int, size
     assert torch.equal(clip, torch.full_like(clip, grey / 255.0))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), size=st.integers(8, 64))
 def test_a_clip_stays_between_zero_and_one(seed: int, size: int) -> None:
     frames = np.random.default_rng(seed).integers(0, 256, size=(2, 50, 70, 3), dtype=np.uint8)

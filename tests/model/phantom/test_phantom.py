@@ -128,7 +128,7 @@ def test_the_picture_is_dark_where_the_outline_says_cavity(view: View) -> None:
     assert frame[(labels == 2) & inside].mean() > 80
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(heart=HEARTS, seed=st.integers(0, 99))
 def test_the_chords_give_the_area_of_the_outline(heart: Heart, seed: int) -> None:
     rng = np.random.default_rng(seed)

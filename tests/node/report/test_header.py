@@ -129,7 +129,7 @@ def test_an_ideographic_name_without_an_alphabetic_one_stays_in_its_group() -> N
 
 
 @given(st.lists(st.tuples(st.integers(132, 2000), st.integers(0, 255)), min_size=1, max_size=8), st.integers(0, 2000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_bytes_make_an_emptier_header_and_never_an_error(
     tmp_path: Path, changes: list[tuple[int, int]], cut: int

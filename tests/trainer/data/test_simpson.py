@@ -42,7 +42,7 @@ def draw(
     return Outline(labels_HW=labels, row_mm=row_mm, column_mm=column_mm)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     long=st.floats(35.0, 62.0),
     share2=st.floats(0.35, 0.65),  # of length: as slim and as round as hearts are
