@@ -46,23 +46,28 @@ class GatedLoop:
     """None: not recognised, or contradicted."""
     probability: float
     """Mean probability of the most probable view; 0 if there is none."""
+    uncertain: View | None = None
+    """The most probable view of a loop that is not recognised, but may be this one."""
     contradicted: View | None = None
     """The view that the ensemble recognised although the header names another one."""
 
 
-def gate(loop: Loop, threshold: float) -> GatedLoop:
-    """Return the loop with its view: the most probable by the mean over the members, if that reaches `threshold`.
+def gate(loop: Loop, info: EnsembleInfo) -> GatedLoop:
+    """Return the loop with its view: the most probable by the mean over the members, if that reaches the threshold.
 
     A header that names another view contradicts it: one of them is wrong, and the loop has none.
     """
     means = _class_means(loop.outputs.get(Task.VIEW, []), CATALOGUE[Task.VIEW])
     if means is None:
         return GatedLoop(loop=loop, view=None, probability=0.0)
-    winner = means.index(max(means))
-    view = list(View)[winner] if means[winner] >= threshold else None
-    if view is not None and loop.header_view not in (None, view):
-        return GatedLoop(loop=loop, view=None, probability=means[winner], contradicted=view)
-    return GatedLoop(loop=loop, view=view, probability=means[winner])
+    probability = max(means)
+    view = list(View)[means.index(probability)]
+    if probability < info.view_threshold:
+        is_close = probability >= info.view_floor and loop.header_view in (None, view)
+        return GatedLoop(loop=loop, view=None, probability=probability, uncertain=view if is_close else None)
+    if loop.header_view not in (None, view):
+        return GatedLoop(loop=loop, view=None, probability=probability, contradicted=view)
+    return GatedLoop(loop=loop, view=view, probability=probability)
 
 
 def stills_wanted(loops: Iterable[Loop], info: EnsembleInfo) -> tuple[str, ...]:
@@ -102,7 +107,7 @@ def aggregate(loops: Iterable[Loop], study_outputs: LoopOutputs | None, info: En
 def _gate_all(loops: Iterable[Loop], info: EnsembleInfo) -> list[GatedLoop]:
     ordered = sorted(loops, key=lambda loop: loop.key)
     assert all(one.key < next_one.key for one, next_one in pairwise(ordered)), "a loop was given twice"
-    return [gate(loop, info.view_threshold) for loop in ordered]
+    return [gate(loop, info) for loop in ordered]
 
 
 def _answer(
@@ -112,7 +117,9 @@ def _answer(
         return _abstain(info, Absence.NOT_ATTEMPTED, "the ensemble has no network for this measurement")
     used = [one.loop for one in gated if one.view in ensemble.views[info.task]]
     if not used:
-        return _abstain(info, Absence.NOT_ATTEMPTED, _nothing_to_see(info, gated))
+        close = [one for one in gated if one.uncertain in ensemble.views[info.task]]
+        kind = Absence.INDETERMINATE if close else Absence.NOT_ATTEMPTED
+        return _abstain(info, kind, _nothing_to_see(info, gated) + _perhaps(close, ensemble))
     if info.scope is Scope.STUDY:
         if study_outputs is None or not study_outputs.get(info.task):
             return _abstain(info, Absence.FAILURE, "the stills of the study were not analysed")
@@ -216,6 +223,8 @@ def _compare_with_volumes(results: list[TaskResult]) -> tuple[list[TaskResult], 
 
 def _loop_view(gated: GatedLoop, ensemble: EnsembleInfo) -> LoopView:
     reason = "" if gated.view else f"view not recognised (p={gated.probability:.2f})"
+    if gated.uncertain is not None:
+        reason = f"view uncertain, {gated.uncertain} at best (p={gated.probability:.2f})"
     if gated.contradicted is not None:
         reason = (
             f"the header names {_named(gated.loop.header_view)}, the picture looks like {_seen_as(gated.contradicted)}"
@@ -225,6 +234,7 @@ def _loop_view(gated: GatedLoop, ensemble: EnsembleInfo) -> LoopView:
         key=gated.loop.key,
         view=gated.view,
         probability=gated.probability,
+        uncertain=gated.uncertain,
         reason=reason,
         is_contradicted=gated.contradicted is not None,
         numbers=tuple(_loop_numbers(gated, ensemble)),
@@ -247,6 +257,17 @@ def _nothing_to_see(info: TaskInfo, gated: Sequence[GatedLoop]) -> str:
     names = [view.value for view in View] + [_CONTRADICTED, _NOT_RECOGNISED]
     found = ", ".join(f"{seen[name]} {name}" for name in names if seen[name])
     return f"no {wanted} was found among {_count(len(gated), 'B-mode loop')} ({found})"
+
+
+def _perhaps(close: Sequence[GatedLoop], ensemble: EnsembleInfo) -> str:
+    """Return in words that loops may show what is wanted; empty: none does."""
+    if not close:
+        return ""
+    best = max(close, key=lambda one: one.probability)
+    return (
+        f"; {_count(len(close), 'loop')} may show one, but not surely enough (at best {best.uncertain} with"
+        f" p={best.probability:.2f}, needed {ensemble.view_threshold:.2f})"
+    )
 
 
 def _shown(one: GatedLoop) -> str:

@@ -73,6 +73,8 @@ class Manifest(Closed):
     """Recipe of every tensor that the network was trained on."""
     views: dict[Task, tuple[View, ...]]
     """Views that each task was trained on; a loop of another view does not speak for it."""
+    view_temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits of the view head, so that its probabilities come true as often as they say; 1: untouched."""
     data_digests: dict[str, Sha256]
     """Data set -> digest of what was trained on."""
     code_version: str = Field(min_length=1)
@@ -144,6 +146,7 @@ def save(
     data_digests: Mapping[str, str],
     code_version: str,
     seed: int,
+    view_temperature: float = 1.0,
     weights_dtype: Literal["float32", "float16"] = "float32",
 ) -> Bundle:
     """Write a new bundle to `path`, whole or not at all, and return it as it loads again.
@@ -157,6 +160,7 @@ def save(
         data_digests: data set -> sha256 of what was trained on.
         code_version: version of the code that trained it.
         seed: seed of the training.
+        view_temperature: what divides the logits of the view head.
         weights_dtype: how the weights are stored.
 
     Raises:
@@ -175,6 +179,7 @@ def save(
                 net=net,
                 clip=clip,
                 views={task: tuple(seen) for task, seen in views.items()},
+                view_temperature=view_temperature,
                 data_digests=dict(data_digests),
                 code_version=code_version,
                 seed=seed,

@@ -94,6 +94,14 @@ class EnsembleManifest(Closed):
     """Its bundles; their order is that of the members."""
     view_threshold: float = Field(gt=0, le=1)
     """Smallest mean probability at which a view counts as recognised."""
+    view_floor: float = Field(default=0.4, gt=0, le=1)
+    """From here up to the threshold a view is uncertain: what is not measured for want of it is undetermined."""
+
+    @model_validator(mode="after")
+    def _floor_is_under_the_threshold(self) -> Self:
+        if self.view_floor > self.view_threshold:
+            raise ValueError(f"view_floor: is {self.view_floor}, over view_threshold, which is {self.view_threshold}")
+        return self
 
     @model_validator(mode="after")
     def _bundles_are_distinct(self) -> Self:
@@ -185,16 +193,16 @@ class Ensemble:
                 answers = self._run(self._send(clips), self._send(indices), wanted)
             num_real = min(self._batch, len(clips_BCTHW) - start)
             outputs.extend(
-                {task: [decode(task, rows[place]) for rows in answers[task]] for task in wanted}
+                {task: [decode(task, rows[place], at) for rows, at in answers[task]] for task in wanted}
                 for place in range(num_real)
             )
         return outputs
 
     def _run(
         self, clips_BCTHW: Tensor, indices_BT: Tensor, tasks: Sequence[Task]
-    ) -> Mapping[Task, list[list[list[float]]]]:
-        """Return task -> member -> clip -> raw outputs."""
-        answers: dict[Task, list[Tensor]] = {task: [] for task in tasks}
+    ) -> Mapping[Task, list[tuple[list[list[float]], float]]]:
+        """Return task -> member -> clip -> raw outputs, and beside the latter the member's view temperature."""
+        answers: dict[Task, list[tuple[Tensor, float]]] = {task: [] for task in tasks}
         for one in self._bundles:
             own = [task for task in tasks if task in one.manifest.tasks]
             if not own:
@@ -203,9 +211,9 @@ class Ensemble:
                 tokens_BLD = one.network.encode(clips_BCTHW)
             raw = one.network.answer([task.value for task in own], tokens_BLD.float(), indices_BT)
             for task in own:
-                answers[task].append(raw[task.value])
+                answers[task].append((raw[task.value], one.manifest.view_temperature))
         # Only here does the host wait for the device.
-        return {task: [member.cpu().tolist() for member in members] for task, members in answers.items()}
+        return {task: [(member.cpu().tolist(), at) for member, at in members] for task, members in answers.items()}
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cpu":
@@ -251,6 +259,7 @@ def _info(manifest: EnsembleManifest, bundles: Sequence[Bundle]) -> EnsembleInfo
         digest=hashlib.sha256(content.encode()).hexdigest(),
         views=views,
         view_threshold=manifest.view_threshold,
+        view_floor=manifest.view_floor,
     )
 
 

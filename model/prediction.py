@@ -41,6 +41,9 @@ class EnsembleInfo:
     and that the catalogue allows."""
     view_threshold: float
     """Smallest mean probability at which a view counts as recognised, 0..1."""
+    view_floor: float
+    """From here up to the threshold a view is uncertain: a measurement for want of it is undetermined; under it the
+    loop counts as one of no view. 0..threshold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +79,8 @@ class LoopView:
     """The recognised view; None: not recognised, or contradicted by the header."""
     probability: float
     """Mean probability of the most probable view, 0..1."""
+    uncertain: View | None
+    """The most probable view of a loop whose view is not recognised, but may be this one."""
     reason: str
     """Why the view is None, in words; empty if it was recognised."""
     is_contradicted: bool
@@ -130,15 +135,21 @@ class StudyPrediction:
     """Further sentences for the report."""
 
 
-def decode(task: Task, raw: Sequence[float]) -> list[float]:
+def decode(task: Task, raw: Sequence[float], view_temperature: float = 1.0) -> list[float]:
     """Return a head's outputs in the unit of its task, or as probabilities; what is not finite stays so.
 
     LVEF is learned as a fraction, volumes as ln(mL), classes as logits (paper 4.2; volumes always on the log scale).
+
+    Args:
+        task: whose head it is.
+        raw: its outputs.
+        view_temperature: divides the logits of the views, so that their probabilities come true as often as they say
+            (Guo et al., ICML 2017).
     """
     info = CATALOGUE[task]
     assert len(raw) == info.num_outputs, f"{task} has {info.num_outputs} outputs, not {len(raw)}"
     if info.kind is Kind.CLASSES:
-        return _softmax(raw)
+        return _softmax([value / view_temperature for value in raw] if task is Task.VIEW else raw)
     (value,) = raw
     if info.kind is Kind.BINARY:
         return [_sigmoid(value)]

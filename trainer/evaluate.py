@@ -73,7 +73,14 @@ def evaluate(
     cohort = labelled_cohort(stores, split, config.tasks, use_unknown_views=unknown)
     prepare_folder(out)
     answers = answer(
-        finished.network(), cohort, config.clip, batch=batch, device=device, workers=workers, progress=progress
+        finished.network(),
+        cohort,
+        config.clip,
+        view_temperature=finished.view_temperature,
+        batch=batch,
+        device=device,
+        workers=workers,
+        progress=progress,
     )
     names = dataset_names(stores)
     said = {task: collect(answers, names, task, use_unknown_views=unknown) for task in config.tasks}

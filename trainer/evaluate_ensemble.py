@@ -101,7 +101,7 @@ def _views(answers: Sequence[Answer], ensemble: Ensemble) -> Block:
     for one in answers:
         sample = one.entry.sample
         if sample.kind == "loop" and sample.view is not None:
-            seen.append((sample.view, gate(_loop(one), info.view_threshold).view))
+            seen.append((sample.view, gate(_loop(one), info).view))
     counts = Counter((truth.value, found.value if found else NOT_RECOGNISED) for truth, found in seen)
     wrongly: dict[str, Block] = {}
     for task in LOOP_TASKS:
@@ -119,6 +119,7 @@ def _views(answers: Sequence[Answer], ensemble: Ensemble) -> Block:
         }
     return {
         "threshold": info.view_threshold,
+        "floor": info.view_floor,
         "n": len(seen),
         "truth": [view.value for view in View],
         "recognised_as": _ANSWERS,

@@ -71,7 +71,8 @@ def explain(
     found = saliency(network.encoder, clip_CTSS, row=chosen, head_fusion=head_fusion)
     with torch.inference_mode():
         raw = network(clip_CTSS[None], torch.tensor(indices)[None])
-    answers = {Task(name): decode(Task(name), values[0].tolist()) for name, values in raw.items()}
+    at = finished.view_temperature
+    answers = {Task(name): decode(Task(name), values[0].tolist(), at) for name, values in raw.items()}
     shown_TSSC = resize(cut_out(frames_THWC, sector), spec).permute(0, 2, 3, 1).numpy()
     document: dict[str, Any] = {
         "run": str(run),

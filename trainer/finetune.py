@@ -16,6 +16,7 @@ from model.clip.transform import normalise
 from model.net.echo_vision import Branch, EchoVision, SharedBranch
 from model.tasks import CATALOGUE, Kind, Task
 from trainer import plots
+from trainer.calibrate import calibrate
 from trainer.config import FinetuneConfig
 from trainer.data.cohort import Entry, fraction, labelled, target, thin
 from trainer.data.loader import Batch, Clips
@@ -23,7 +24,7 @@ from trainer.data.store import open_stores
 from trainer.encoder_weights import load_encoder
 from trainer.errors import UsageError
 from trainer.fit import Lesson, Parts, begin, fit, make_accelerator
-from trainer.run import PLOTS
+from trainer.run import PLOTS, best_network
 
 
 def finetune(
@@ -65,8 +66,15 @@ def finetune(
         train=lesson_train,
         val=Clips(val, _targets_of(config), flip=False, seed=config.seed),
     )
+
+    def at_end() -> None:
+        network = best_network(out, config)
+        calibration = calibrate(network, val, config, device=str(accelerator.device))
+        if calibration is not None:
+            run.save_calibration(calibration)
+
     fit(lesson, config, run, accelerator, resume=resume,
-        on_epoch=lambda: plots.loss_curves(out, out / PLOTS / "loss.png"))  # fmt: skip
+        on_epoch=lambda: plots.loss_curves(out, out / PLOTS / "loss.png"), at_end=at_end)  # fmt: skip
 
 
 def _targets_of(config: FinetuneConfig) -> Callable[[Entry], list[float]]:

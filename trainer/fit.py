@@ -97,6 +97,7 @@ def fit(
     *,
     resume: bool,
     on_epoch: Callable[[], None],
+    at_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Train to the end of the schedule; the run then holds its best weights and all its figures.
 
@@ -107,6 +108,7 @@ def fit(
         accelerator: of `make_accelerator`.
         resume: go on from the last checkpoint.
         on_epoch: called by the main process after each epoch, for pictures.
+        at_end: called by the main process when the best weights are there, before the run counts as finished.
 
     Raises:
         RunError: the loss is not finite, or the disk is full; the last checkpoint stays.
@@ -161,6 +163,7 @@ def fit(
     if main:
         if not math.isfinite(best):
             raise RunError(f"{run.path}: no epoch had a finite validation loss: nothing is worth keeping")
+        at_end()
         run.finish()
     accelerator.wait_for_everyone()
 

@@ -107,6 +107,7 @@ def answer(
     cohort: Cohort,
     spec: ClipSpec,
     *,
+    view_temperature: float = 1.0,
     batch: int = 8,
     device: str = "auto",
     workers: int = 0,
@@ -118,6 +119,7 @@ def answer(
         network: it is moved to the device.
         cohort: of stores that were prepared by `spec`.
         spec: the recipe that the network was trained with.
+        view_temperature: of its view head.
         batch: clips at once.
         device: such as "cpu", "cuda:0" or "auto".
         workers: processes that read clips.
@@ -133,7 +135,7 @@ def answer(
         with exact():
             raw = {Task(name): rows.float().cpu().tolist() for name, rows in network(clips_BCTSS, indices_BT).items()}
         for place, entry in enumerate(entries):
-            outputs = {task: [decode(task, rows[place])] for task, rows in raw.items()}
+            outputs = {task: [decode(task, rows[place], view_temperature)] for task, rows in raw.items()}
             answers.append(_checked(Answer(entry=entry, outputs=outputs)))
         progress(len(answers), len(cohort.entries))
     return answers

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 PUBLICATION = "publication.json"
 VIEW_THRESHOLD = 0.6
 """Smallest mean probability at which a view counts as recognised, unless another is asked for."""
+VIEW_FLOOR = 0.4
+"""From here up to the threshold a view is uncertain, unless another is asked for; of five views chance is 0.2."""
 
 OF_PHANTOMS = "trained on phantoms: no meaning for patients"
 OF_PATIENTS = "research use: not a medical device"
@@ -86,6 +88,7 @@ def publish(
     name: str = "echo-vision-fm",
     force: str | None = None,
     view_threshold: float = VIEW_THRESHOLD,
+    view_floor: float = VIEW_FLOOR,
     half: bool = False,
 ) -> Path:
     """Put the runs into use as a new version, and return its folder; the old version stays beside it.
@@ -99,13 +102,16 @@ def publish(
         name: of the ensemble, as reports give it.
         force: why it is to replace what is in use although something speaks against it.
         view_threshold: smallest mean probability at which a view counts as recognised.
+        view_floor: from here up to the threshold a view is uncertain; at most the threshold.
         half: weights are stored as float16, half the bytes; they are computed with as float32.
 
     Raises:
         RunError: a run is not finished.
         PublishError: something speaks against it, or the disk does not take it; what was in use stays.
-        UsageError: the version has no proper name, or a run is given twice.
+        UsageError: the version has no proper name, a run is given twice, or the floor is over the threshold.
     """
+    if view_floor > view_threshold:
+        raise UsageError(f"--view-floor {view_floor}: is over --view-threshold {view_threshold}: give a smaller one")
     if len({run.resolve() for run in runs}) < len(runs):
         raise UsageError("a run is given twice: it would count as two members that always agree")
     finished = [open_finished(run) for run in runs]
@@ -134,6 +140,7 @@ def publish(
                 statement=statement,
                 bundles=tuple(Member(name=member, sha256=made.digest) for member, made in members.items()),
                 view_threshold=view_threshold,
+                view_floor=view_floor,
             )
             ensemble.save(folder, manifest)
             bundle.write_json(folder / PUBLICATION, publication)
@@ -144,7 +151,7 @@ def publish(
 
         if not path.exists():
             held.add(path, write)
-        elif not _is_made_by(publication, path, statement, view_threshold, half=half):
+        elif not _is_made_by(publication, path, statement, (view_floor, view_threshold), half=half):
             raise _taken(path)
         held.switch()
     log.info("%s %s is in use, in the place of %s", name, version, before.name if before else "nothing")
@@ -178,7 +185,9 @@ def _taken(version: Path) -> PublishError:
     return PublishError(f"{version}: is there already, and a version never changes: choose another --version")
 
 
-def _is_made_by(publication: Publication, version: Path, statement: str, view_threshold: float, *, half: bool) -> bool:
+def _is_made_by(
+    publication: Publication, version: Path, statement: str, view_band: tuple[float, float], *, half: bool
+) -> bool:
     """Return whether a whole version is what a publication would make.
 
     Raises:
@@ -189,7 +198,7 @@ def _is_made_by(publication: Publication, version: Path, statement: str, view_th
     stored = [bundle.read_closed(version / name / bundle.MANIFEST, bundle.Manifest) for name in made.members]
     return (
         made.model_copy(update={"published_at": publication.published_at}) == publication
-        and (info.statement, info.view_threshold) == (statement, view_threshold)
+        and (info.statement, (info.view_floor, info.view_threshold)) == (statement, view_band)
         and all(one.weights_dtype == ("float16" if half else "float32") for one in stored)
     )
 
@@ -237,6 +246,7 @@ def _write_member(folder: Path, run: FinishedRun, *, half: bool) -> Bundle:
         data_digests=run.data_digests,
         code_version=run.provenance.code_version,
         seed=run.config.seed,
+        view_temperature=run.view_temperature,
         weights_dtype="float16" if half else "float32",
     )
     reference = made.manifest.reference

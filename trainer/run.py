@@ -5,6 +5,7 @@ run.json             code, data, command, status
 metrics.jsonl        a line each step and each epoch
 checkpoint.pt        everything needed to go on, replaced in one rename
 best.safetensors     the weights of the best validation; their metadata say what they are
+calibration.json     temperature of the view head on the validation side, of runs that learn the view
 plots/               pictures of it
 """
 
@@ -19,7 +20,7 @@ from pickle import UnpicklingError
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,6 +39,7 @@ PROVENANCE = "run.json"
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.safetensors"
+CALIBRATION = "calibration.json"
 PLOTS = "plots"
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -83,6 +85,19 @@ class Best(Closed):
     """The validation loss that chose them."""
     is_phantom: bool | None = None
     """As in `run.json`, so that it goes where the weights go; None: they are older than this field."""
+
+
+class Calibration(Closed):
+    """The content of `calibration.json`."""
+
+    view_temperature: float = Field(ge=1)
+    """Divides the logits of the view head."""
+    n: int
+    """Validation loops that it was fitted to."""
+    ece_before: float
+    """Expected calibration error of the views with temperature 1."""
+    ece: float
+    """With this temperature."""
 
 
 class RunFolder:
@@ -177,6 +192,14 @@ class RunFolder:
         state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
         _replace(self.path / BEST, lambda file: save_file(state, file, metadata=metadata))
 
+    def save_calibration(self, calibration: Calibration) -> None:
+        """Keep the temperature of the view head.
+
+        Raises:
+            RunError: the disk does not take it.
+        """
+        self._write(CALIBRATION, calibration)
+
     def record(self, figures: Mapping[str, object]) -> None:
         """Add a line to the figures.
 
@@ -206,6 +229,8 @@ class FinishedRun:
     config: FinetuneConfig
     provenance: Provenance
     best: Best
+    view_temperature: float
+    """Divides the logits of the view head; 1 of a run that was not calibrated."""
 
     @property
     def views(self) -> dict[Task, tuple[View, ...]]:
@@ -228,14 +253,23 @@ class FinishedRun:
         Raises:
             RunError: the weights do not fit.
         """
-        outputs = {task.value: CATALOGUE[task].num_outputs for task in self.config.tasks}
-        network = EchoVision(self.config.net, outputs)
-        weights, _ = read_weights(self.path / BEST)
-        try:
-            load_strictly(network, weights)
-        except WeightsError as error:
-            raise RunError(f"{self.path / BEST}: {error}: train it again") from error
-        return network.eval().requires_grad_(False)
+        return best_network(self.path, self.config)
+
+
+def best_network(path: Path, config: FinetuneConfig) -> EchoVision:
+    """Return the network of a run with its best weights so far, in evaluation mode, on the CPU.
+
+    Raises:
+        RunError: the weights do not fit.
+    """
+    outputs = {task.value: CATALOGUE[task].num_outputs for task in config.tasks}
+    network = EchoVision(config.net, outputs)
+    weights, _ = read_weights(path / BEST)
+    try:
+        load_strictly(network, weights)
+    except WeightsError as error:
+        raise RunError(f"{path / BEST}: {error}: train it again") from error
+    return network.eval().requires_grad_(False)
 
 
 def open_finished(path: Path) -> FinishedRun:
@@ -256,7 +290,12 @@ def open_finished(path: Path) -> FinishedRun:
         config=_read_closed(path / CONFIG, FinetuneConfig),
         provenance=provenance,
         best=Best.model_validate_json(best),
+        view_temperature=_view_temperature(path / CALIBRATION),
     )
+
+
+def _view_temperature(file: Path) -> float:
+    return _read_closed(file, Calibration).view_temperature if file.is_file() else 1.0
 
 
 def read_provenance(path: Path) -> Provenance:

@@ -24,7 +24,7 @@ from model.clip.source import Frames, LoopHeader
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import cut_out, locate
 from model.errors import NotALoop, UnreadableLoop
-from model.prediction import Loop
+from model.prediction import EnsembleInfo, Loop
 from worker.loops import RefusedLoop, Verdict
 
 TILE = (240, 180)
@@ -67,12 +67,14 @@ class Chapter:
     rows: Sequence[Row]
 
 
-def judged(path: Path, verdict: Verdict, view_threshold: float) -> Row:
+def judged(path: Path, verdict: Verdict, ensemble: EnsembleInfo) -> Row:
     """Return the row of an instance that was looked at."""
     if isinstance(verdict, RefusedLoop):
         return Row(path=path, verdict=f"refused: {verdict.reason}", is_accepted=False)
-    seen = gate(Loop(key="", outputs=verdict.outputs, header_view=verdict.header_view), view_threshold)
+    seen = gate(Loop(key="", outputs=verdict.outputs, header_view=verdict.header_view), ensemble)
     view = "view not recognised, at best" if seen.view is None else f"{seen.view.value}, probability"
+    if seen.uncertain is not None:
+        view = f"view uncertain, at best {seen.uncertain.value}, probability"
     if seen.contradicted is not None:
         view = f"{seen.contradicted.value}, which the header contradicts, probability"
     return Row(path=path, verdict=f"accepted: {view} {seen.probability:.2f}", is_accepted=True)

@@ -157,6 +157,7 @@ def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture, answered: Co
         instance_number=picture.instance_number,
         view=None if view.view is None else view.view.value,
         view_probability=view.probability,
+        uncertain_view=None if view.uncertain is None else view.uncertain.value,
         contradiction=view.reason if view.is_contradicted else "",
         numbers=tuple(
             LoopNumber(task=_MEASUREMENTS[number.task], value=number.value, sd=number.sd)

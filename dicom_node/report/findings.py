@@ -79,6 +79,8 @@ class LoopFinding:
     """A4C, A2C, PLAX, PSAX or other; None: not recognised, or contradicted by the header."""
     view_probability: float
     """0..1, of the most probable view."""
+    uncertain_view: str | None
+    """The view of a loop that is not recognised, but may be this one."""
     contradiction: str
     """In words, if the header names another view than the picture shows; such a loop has no view and no number."""
     numbers: tuple[LoopNumber, ...]

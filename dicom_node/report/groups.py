@@ -144,6 +144,8 @@ def loop(finding: LoopFinding, label: str, context: GroupContext) -> ContentItem
         children.append(tree.code(concepts.IMAGE_VIEW, view, tree.CONTAINS))
     else:
         seen = "view: none that a number is measured in" if finding.view else "view not recognised"
+        if finding.uncertain_view is not None:
+            seen = f"view uncertain, {finding.uncertain_view} at best"
         comment = finding.contradiction or f"{seen} (probability {finding.view_probability:.0%})"
         children.append(tree.text(concepts.COMMENT, comment, tree.CONTAINS))
     return tree.container(concepts.GROUP, [*children, context.region([finding.sop_instance_uid])], template="1501")

@@ -1,4 +1,4 @@
-"""What scanners draw beside the fan: depth marks, settings and the ECG.
+"""What scanners draw beside the fan: depth marks, settings, their maker's sign and the ECG.
 
 Legend: T frames, H, W pixels, C = 3 RGB.
 """
@@ -16,6 +16,7 @@ _TRACE = (40, 220, 60)
 _MARK_MM = 10.0
 _MARK = 190
 _WRITING = 205
+_LOGO = (30, 110, 220)
 
 # Digits, three pixels wide and five high, a row in three bits.
 _GLYPHS = (31599, 11415, 29671, 29647, 23497, 31183, 31215, 29257, 31727, 31695)
@@ -36,6 +37,11 @@ def draw_still_overlays(frames_THWC: NDArray[np.uint8], screen: Screen) -> None:
         values = (screen.depth_mm, 50.0 + screen.gain_db, -screen.noise_db, screen.half_angle_degrees)
         for line, value in enumerate(values):
             _write(frames_THWC, f"{value:.0f}", row=(8 + 8 * line) * size, column=4 * size, size=size)
+    if screen.has_logo:
+        size = max(rows // 24, 4)
+        frames_THWC[:, 2 : 2 + size, columns - 3 * size : columns - size] = _LOGO
+        levels = np.linspace(255, 0, rows // 3).astype(np.uint8)
+        frames_THWC[:, rows // 2 : rows // 2 + len(levels), columns - size // 2 : columns - 2] = levels[:, None, None]
 
 
 def draw_ecg(frame_HWC: NDArray[np.uint8], heart: Heart, time_ms: float, *, progress: float) -> None:

@@ -51,6 +51,8 @@ class Screen:
     """Depth marks at the right side."""
     has_text: bool = False
     """Settings are written at the left side."""
+    has_logo: bool = False
+    """A coloured sign and a bar of all grey levels stand beside the fan."""
     has_colour: bool = False
     """Colour Doppler lies over the blood."""
 
@@ -110,7 +112,7 @@ def plane_of(screen: Screen) -> tuple[Plane, Plane]:
 def random_screen(rng: Generator, ranges: Ranges = TRAINING, *, base: Screen | None = None) -> Screen:
     """Return a screen with settings within the ranges: one of the vendors' screens, or `base`, which stays as large."""
     if base is None:
-        vendor = _VENDORS[ranges.vendors[int(rng.integers(len(ranges.vendors)))]]
+        vendor = VENDORS[ranges.vendors[int(rng.integers(len(ranges.vendors)))]]
         factor = ranges.factors[int(rng.integers(len(ranges.factors)))]
         base = replace(vendor, rows=round(vendor.rows * factor), columns=round(vendor.columns * factor))
     return replace(
@@ -131,7 +133,7 @@ def random_screen(rng: Generator, ranges: Ranges = TRAINING, *, base: Screen | N
     )
 
 
-_VENDORS = {
+VENDORS = {
     Vendor.GE: Screen(rows=248, columns=356, apex_row=0.03, apex_column=0.5, bottom_row=0.9),
     Vendor.PHILIPS: Screen(rows=240, columns=320, apex_row=0.08, apex_column=0.5, bottom_row=0.95),
     Vendor.SIEMENS: Screen(rows=264, columns=352, apex_row=0.05, apex_column=0.46, bottom_row=0.93),

@@ -32,6 +32,7 @@ INFO = EnsembleInfo(
     digest="0" * 64,
     views={task: info.views for task, info in CATALOGUE.items()},
     view_threshold=0.6,
+    view_floor=0.45,
 )
 
 
@@ -126,6 +127,47 @@ def test_a_loop_whose_view_is_not_recognised_does_not_speak_and_says_why() -> No
     assert abstention(prediction, Task.LVEF).kind is Absence.NOT_ATTEMPTED
 
 
+def test_a_loop_in_the_band_leaves_undetermined_what_it_might_have_carried() -> None:
+    """Nothing was found is one thing to a cardiologist, perhaps there was something is another."""
+    loops = [loop("1.1", probability=0.5), loop("1.2", View.A2C, probability=0.59), loop("1.3", View.PLAX)]
+
+    prediction = aggregate(loops, None, INFO)
+
+    lvef = abstention(prediction, Task.LVEF)
+    assert lvef.kind is Absence.INDETERMINATE
+    assert lvef.reason == (
+        "no apical 4- or 2-chamber loop was found among 3 B-mode loops (1 PLAX, 2 not recognised);"
+        " 2 loops may show one, but not surely enough (at best A2C with p=0.59, needed 0.60)"
+    )
+    assert [(one.view, one.uncertain, one.numbers) for one in prediction.loops[:2]] == [
+        (None, View.A4C, ()), (None, View.A2C, ()),
+    ]  # fmt: skip
+    assert prediction.loops[0].reason == "view uncertain, A4C at best (p=0.50)"
+    assert stills_wanted(loops, INFO) == ("1.3",)
+
+
+@pytest.mark.parametrize("unsure", [loop("1.1", View.PLAX, probability=0.5), loop("1.1", probability=0.44),
+                                    replace(loop("1.1", probability=0.5), header_view=View.PSAX)])  # fmt: skip
+def test_a_loop_of_another_view_or_under_the_band_leaves_nothing_undetermined(unsure: Loop) -> None:
+    assert abstention(aggregate([unsure], None, INFO), Task.LVEF).kind is Absence.NOT_ATTEMPTED
+
+
+def test_a_loop_in_the_band_takes_nothing_from_one_that_is_recognised() -> None:
+    both = aggregate([loop("1.1"), loop("1.2", lvef=(20.0, 20.0), probability=0.59)], None, INFO)
+
+    assert result(both, Task.LVEF) == result(aggregate([loop("1.1")], None, INFO), Task.LVEF)
+
+
+def test_the_temperature_makes_the_views_less_sure_and_nothing_else() -> None:
+    raw = [4.0, 1.0, 0.0, 0.0, 0.0]
+
+    cooled = decode(Task.VIEW, raw, view_temperature=2.0)
+
+    assert cooled == pytest.approx(decode(Task.VIEW, [value / 2.0 for value in raw]))
+    assert decode(Task.AORTIC_STENOSIS, raw, view_temperature=2.0) == decode(Task.AORTIC_STENOSIS, raw)
+    assert decode(Task.LVEF, [0.5], view_temperature=2.0) == [50.0]
+
+
 def test_a_loop_whose_header_names_another_view_does_not_speak_and_says_why() -> None:
     """One of the two is wrong; a number for the wrong loop is worse than none."""
     loops = [
@@ -155,7 +197,7 @@ def test_a_loop_whose_header_agrees_speaks() -> None:
 def test_a_header_gives_no_view_to_a_loop_that_is_not_recognised() -> None:
     unsure = replace(loop("1.1", probability=0.41), header_view=View.A4C)
 
-    assert gate(unsure, 0.6).view is None
+    assert gate(unsure, INFO).view is None
     assert aggregate([unsure], None, INFO).notes == ()
 
 
@@ -168,14 +210,14 @@ def test_a_study_whose_loops_are_all_contradicted_says_so() -> None:
 def test_the_view_is_that_of_the_mean_over_the_members() -> None:
     split = Loop(key="1.1", outputs={Task.VIEW: view_outputs(View.A4C, 0.9, 1) + view_outputs(View.A2C, 0.5, 1)})
 
-    gated = gate(split, 0.5)
+    gated = gate(split, replace(INFO, view_threshold=0.5))
 
     assert gated.view is View.A4C
     assert gated.probability == pytest.approx((0.9 + 0.125) / 2)
 
 
 def test_a_probability_at_the_threshold_counts_as_recognised() -> None:
-    assert gate(loop("1.1", probability=0.75), 0.75).view is View.A4C
+    assert gate(loop("1.1", probability=0.75), replace(INFO, view_threshold=0.75)).view is View.A4C
 
 
 def test_without_an_apical_loop_the_report_says_what_was_there() -> None:
@@ -198,7 +240,13 @@ def test_a_study_without_loops_abstains_from_everything() -> None:
 
 def test_a_task_that_the_ensemble_lacks_is_not_attempted() -> None:
     info = EnsembleInfo(
-        name="n", version="1", statement="s", digest="0", views={Task.VIEW: frozenset()}, view_threshold=0.6
+        name="n",
+        version="1",
+        statement="s",
+        digest="0",
+        views={Task.VIEW: frozenset()},
+        view_threshold=0.6,
+        view_floor=0.45,
     )
 
     lvef = abstention(aggregate([loop("1.1")], None, info), Task.LVEF)
@@ -219,7 +267,7 @@ def test_a_number_that_is_not_finite_is_a_failure(value: float) -> None:
 def test_a_view_that_is_not_finite_is_not_recognised() -> None:
     broken = Loop(key="1.1", outputs={Task.VIEW: [[math.nan] * 5]})
 
-    assert gate(broken, 0.0).view is None
+    assert gate(broken, replace(INFO, view_threshold=0.0, view_floor=0.0)).view is None
 
 
 def test_an_implausible_value_is_named_and_not_given() -> None:
@@ -323,6 +371,7 @@ def test_an_ensemble_without_a_study_task_wants_no_stills() -> None:
         digest="0",
         views={task: CATALOGUE[task].views for task in LOOP_TASKS},
         view_threshold=0.6,
+        view_floor=0.45,
     )
 
     assert stills_wanted([loop("1.1")], info) == ()

@@ -143,7 +143,8 @@ def test_the_digest_is_that_of_the_content_not_of_the_place(make_ensemble: MakeE
 
 
 @pytest.mark.parametrize(
-    "changes", [{"version": "1.1"}, {"statement": "trained"}, {"view_threshold": 0.9}, {"name": "other"}]
+    "changes",
+    [{"version": "1.1"}, {"statement": "trained"}, {"view_threshold": 0.9}, {"view_floor": 0.45}, {"name": "other"}],
 )
 def test_another_manifest_has_another_digest(
     make_ensemble: MakeEnsemble, tmp_path: Path, changes: dict[str, Any]
@@ -277,6 +278,36 @@ def test_bundles_of_different_recipes_are_refused(make_bundle: MakeBundle, tmp_p
         Ensemble.load(path)
 
 
+def test_a_band_of_views_that_ends_before_it_begins_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    edit(path, view_floor=0.6)
+
+    with pytest.raises(BundleError, match=r"view_floor: is 0\.6, over view_threshold, which is 0\.5"):
+        Ensemble.load(path)
+
+
+def test_an_ensemble_s_views_are_as_sure_as_its_bundles_temperatures_make_them(
+    make_bundle: MakeBundle, make_ensemble: MakeEnsemble, tmp_path: Path
+) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    clip, indices = torch.rand(1, 3, 4, 32, 32), torch.arange(4)[None]
+    (plain,) = Ensemble.load(path).predict_loops(clip, indices)
+    manifest = json.loads((path / "member-1" / "bundle.json").read_text())
+    (path / "member-1" / "bundle.json").write_text(json.dumps(manifest | {"view_temperature": 3.0}))
+    names = ("member-0", "member-1")
+    members = [{"name": name, "sha256": bundle.sha256_of(path / name / "bundle.json")} for name in names]
+    edit(path, bundles=members)
+
+    (cooled,) = Ensemble.load(path).predict_loops(clip, indices)
+
+    assert cooled[Task.VIEW][0] == plain[Task.VIEW][0]
+    roots = [value ** (1.0 / 3.0) for value in plain[Task.VIEW][1]]
+    assert cooled[Task.VIEW][1] == pytest.approx([root / sum(roots) for root in roots])
+    assert {task: cooled[task] for task in cooled if task is not Task.VIEW} == {
+        task: plain[task] for task in plain if task is not Task.VIEW
+    }
+
+
 def test_an_ensemble_that_recognises_no_view_is_refused(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
     path = make_ensemble(tmp_path / "blind", views=[{Task.LVEF: (View.A4C,)}])
 
@@ -342,7 +373,7 @@ def test_the_shipped_gate_recognises_a_phantom_or_says_that_it_does_not(shipped:
 
     (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec)[None], torch.arange(16)[None])
 
-    assert gate(Loop(key="1", outputs=outputs), shipped.info.view_threshold).view in (view, None)
+    assert gate(Loop(key="1", outputs=outputs), shipped.info).view in (view, None)
 
 
 def test_the_shipped_gate_lets_an_apical_phantom_speak(shipped: Ensemble) -> None:
@@ -351,4 +382,4 @@ def test_the_shipped_gate_lets_an_apical_phantom_speak(shipped: Ensemble) -> Non
 
     (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec)[None], torch.arange(16)[None])
 
-    assert gate(Loop(key="1", outputs=outputs), shipped.info.view_threshold).view is View.A4C
+    assert gate(Loop(key="1", outputs=outputs), shipped.info).view is View.A4C

@@ -61,7 +61,12 @@ def make_ensemble(path: Path, runs: Sequence[Path], *, threshold: float = 0.3) -
         )
         members.append(Member(name=f"member{number}", sha256=saved.digest))
     manifest = EnsembleManifest(
-        name="discs", version="1", statement="discs are no hearts", bundles=tuple(members), view_threshold=threshold
+        name="discs",
+        version="1",
+        statement="discs are no hearts",
+        bundles=tuple(members),
+        view_threshold=threshold,
+        view_floor=threshold,
     )
     ensemble.save(path, manifest)
     return path

@@ -346,6 +346,7 @@ def test_a_first_version_that_a_kill_kept_from_use_is_finished_too(runs: list[Pa
         {"runs": slice(0, 2)},
         {"name": "others"},
         {"view_threshold": 0.7},
+        {"view_floor": 0.5},
         {"half": True},
     ],
 )

@@ -18,6 +18,7 @@ from model.clip.transform import cut_out, locate
 from model.phantom.heart import Heart
 from model.phantom.scan import render
 from model.phantom.screen import Screen
+from model.prediction import EnsembleInfo
 from model.tasks import Task, View
 from tests.doubles.loops import picture, write, write_native
 from tests.system.studies import phantom_study
@@ -43,6 +44,10 @@ SPEC = ClipSpec(size=112)
 SECTOR = ClipSpec(size=112, crop="sector")
 SHOTS = (Shot(view=View.A4C, num_frames=16), Shot(view=View.PLAX, num_frames=1))
 MARGIN = 12
+INFO = EnsembleInfo(
+    name="test", version="1", statement="for a test", digest="0", views={Task.VIEW: frozenset()}, view_threshold=0.6,
+    view_floor=0.52,
+)  # fmt: skip
 
 
 def row(path: Path, verdict: str = "refused: M-mode", *, is_accepted: bool = False) -> Row:
@@ -251,14 +256,15 @@ def test_one_study_after_another_is_continued_too(tmp_path: Path) -> None:
 def test_a_verdict_is_the_view_with_its_probability_or_the_reason(tmp_path: Path) -> None:
     def looked_at(*probabilities: float) -> str:
         verdict = AnalysedLoop(outputs={Task.VIEW: [list(probabilities)]}, frames=(0,))
-        shown = judged(tmp_path, verdict, 0.6)
+        shown = judged(tmp_path, verdict, INFO)
         assert shown.is_accepted
         return shown.verdict
 
-    refused = judged(tmp_path, RefusedLoop(code="still", reason="still image, not a cine loop"), 0.6)
+    refused = judged(tmp_path, RefusedLoop(code="still", reason="still image, not a cine loop"), INFO)
 
     assert looked_at(0.1, 0.1, 0.7, 0.1, 0.0) == "accepted: PLAX, probability 0.70"
     assert looked_at(0.3, 0.1, 0.5, 0.1, 0.0) == "accepted: view not recognised, at best 0.50"
+    assert looked_at(0.3, 0.0, 0.55, 0.1, 0.05) == "accepted: view uncertain, at best PLAX, probability 0.55"
     assert (refused.verdict, refused.is_accepted) == ("refused: still image, not a cine loop", False)
 
 

@@ -14,6 +14,7 @@ INFO = EnsembleInfo(
     digest="ab" * 32,
     views={task: info.views for task, info in CATALOGUE.items()},
     view_threshold=0.5,
+    view_floor=0.4,
 )
 
 
@@ -59,6 +60,15 @@ def test_a_loop_that_its_header_contradicts_says_so_and_no_number() -> None:
     assert (findings.loops[0].view, findings.loops[0].numbers) == (None, ())
     assert findings.loops[0].contradiction.startswith("the header names the view PLAX, the picture looks like")
     assert findings.notes == ("1 loop shows another view than the header names; not used.",)
+
+
+def test_a_loop_of_an_uncertain_view_says_which_it_may_be() -> None:
+    outputs = {Task.VIEW: [[0.45, 0.3, 0.1, 0.1, 0.05]], Task.LVEF: [[60.0]]}
+    prediction = aggregate([Loop(key=APICAL, outputs=outputs)], None, INFO)
+
+    findings = to_findings(prediction, {APICAL: AnalysedLoop(outputs=outputs, frames=(0,))}, {}, {APICAL: picture(1)})
+
+    assert (findings.loops[0].view, findings.loops[0].uncertain_view, findings.loops[0].numbers) == (None, "A4C", ())
 
 
 def test_an_answer_keeps_its_numbers_and_its_loop() -> None:

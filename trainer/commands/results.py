@@ -78,6 +78,9 @@ def publish(
     view_threshold: Annotated[
         float, typer.Option("--view-threshold", min=0.2, max=1, help="Probability at which a view is recognised.")
     ] = 0.6,
+    view_floor: Annotated[
+        float, typer.Option("--view-floor", min=0.2, max=1, help="From here to the threshold a view is uncertain.")
+    ] = 0.4,
     half: Annotated[bool, typer.Option("--half", help="Store weights in half the bytes.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Put the version before into use again.")] = False,
 ) -> None:
@@ -92,5 +95,6 @@ def publish(
         return
     if not runs or not version:
         raise UsageError("give at least one run and --version, or --rollback")
-    added = put(runs, shelf, version, name=name, force=force, view_threshold=view_threshold, half=half)
+    added = put(runs, shelf, version, name=name, force=force, view_threshold=view_threshold, view_floor=view_floor,
+                half=half)  # fmt: skip
     typer.echo(f"in use: {added}")

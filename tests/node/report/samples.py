@@ -48,6 +48,7 @@ def loop(uid: str, number: int, view: str | None, *numbers: LoopNumber) -> LoopF
         instance_number=number,
         view=view,
         view_probability=0.93,
+        uncertain_view=None,
         contradiction="",
         numbers=numbers,
     )
