@@ -156,6 +156,20 @@ def decode(task: Task, raw: Sequence[float], view_temperature: float = 1.0) -> l
     return [value * 100.0 if task is Task.LVEF else _exp(value)]
 
 
+def mean_outputs(of_clips: Sequence[LoopOutputs]) -> LoopOutputs:
+    """Return what each member says of a loop by what it says of the loop's clips: the mean of each decoded value."""
+    first = of_clips[0]
+    if len(of_clips) == 1:
+        return first
+    return {
+        task: [
+            [math.fsum(values) / len(values) for values in zip(*own, strict=True)]
+            for own in zip(*(one[task] for one in of_clips), strict=True)
+        ]
+        for task in first
+    }
+
+
 def encode_target(task: Task, value: float) -> float:
     """Return what a regression head should put out for `value` in the task's unit: the inverse of `decode`."""
     assert CATALOGUE[task].kind is Kind.REGRESSION, f"{task} is no regression"

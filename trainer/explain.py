@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.clip.dicom import open_loop
-from model.clip.scale import scale_of
+from model.clip.sampling import clips_of, distinct
+from model.clip.scale import picture_region, scale_of
 from model.clip.sector import Sector
 from model.clip.select import Verdict, inspect, select
 from model.clip.source import Frames, LoopSource
-from model.clip.spec import ClipSpec, frame_indices
+from model.clip.spec import ClipSpec
 from model.clip.transform import cut_out, locate, pixels_of, resize
 from model.clip.video import open_video
 from model.errors import NotALoop, UnreadableLoop
@@ -114,20 +115,23 @@ def _row(row: int | None, *, all_rows: bool, num_tokens: int) -> int | None:
 
 
 def _read(loop: Path, spec: ClipSpec) -> tuple[Frames, tuple[int, ...], Sector | None, str]:
-    """Return the sampled frames, their places in the loop, what is cut out of them, and what speaks against it."""
+    """Return the frames of the first clip, their places in the loop, what is cut out, and what speaks against it."""
     if not loop.is_file():
         raise DataError(f"{loop}: is no file: give a DICOM or video file")
     try:
         source, is_dicom = _open(loop)
-        indices = frame_indices(source.header.num_frames, spec.num_frames)
-        frames_THWC = source.read(indices)
-        sector = locate(frames_THWC, spec, scale_of(source.header))
+        clips = clips_of(source.header, spec)
+        seen = distinct(clips)
+        frames_NHWC = source.read(seen)
+        sector = locate(frames_NHWC, spec, scale_of(source.header), picture_region(source.header))
     except NotALoop as error:
         raise DataError(f"{loop}: gives no clip by the run's recipe ({error}): explain another loop") from error
     except UnreadableLoop as error:
         raise DataError(f"{loop}: cannot be read as a loop ({error}): give a DICOM or video file") from error
     # The node would not look at such a loop; who asks for a picture of it is shown it, and told.
-    verdicts = ([select(source.header)] if is_dicom else []) + [inspect(frames_THWC, indices)]
+    verdicts = ([select(source.header)] if is_dicom else []) + [inspect(frames_NHWC)]
+    indices = clips[0]
+    frames_THWC = frames_NHWC[[seen.index(index) for index in indices]]
     return frames_THWC, indices, sector, next((_words(one) for one in verdicts if not one.is_accepted), "")
 
 

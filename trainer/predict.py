@@ -17,7 +17,7 @@ from model.clip.spec import ClipSpec
 from model.clip.transform import normalise
 from model.ensemble import Ensemble
 from model.net.echo_vision import EchoVision
-from model.prediction import LoopOutputs, decode
+from model.prediction import LoopOutputs, decode, mean_outputs
 from model.tasks import STUDY_TASKS, Task
 from trainer.data.cohort import Cohort, Entry, labelled, target
 from trainer.data.loader import Clips, all_batches
@@ -33,9 +33,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What was said about one sample."""
+    """What was said about one loop, stack or still."""
 
     entry: Entry
+    """Its sample; of a loop with several clips the first one."""
     outputs: LoopOutputs
     """task -> member -> decoded values, as the node keeps them; a single network is one member."""
 
@@ -113,7 +114,7 @@ def answer(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """Return what a network in evaluation mode says about each sample of a cohort, in its order, in float32.
+    """Return what a network in evaluation mode says about each loop, stack or still of a cohort, in order, in float32.
 
     Args:
         network: it is moved to the device.
@@ -138,13 +139,13 @@ def answer(
             outputs = {task: [decode(task, rows[place], view_temperature)] for task, rows in raw.items()}
             answers.append(_checked(Answer(entry=entry, outputs=outputs)))
         progress(len(answers), len(cohort.entries))
-    return answers
+    return _of_loops(answers)
 
 
 def answer_as_ensemble(
     ensemble: Ensemble, cohort: Cohort, *, batch: int = 8, progress: Progress | None = None
 ) -> list[Answer]:
-    """Return what every member of a published ensemble says about each sample, on the ensemble's own device.
+    """Return what every member of a published ensemble says about each loop, stack or still, on its own device.
 
     A stack goes the way of a study, everything else that of a loop.
 
@@ -164,7 +165,15 @@ def answer_as_ensemble(
                 outputs = ensemble.predict_study(clips_BCTSS[place], indices_BT[place]) if has_study_tasks else {}
             answers.append(_checked(Answer(entry=entry, outputs=outputs)))
         progress(len(answers), len(cohort.entries))
-    return answers
+    return _of_loops(answers)
+
+
+def _of_loops(answers: Sequence[Answer]) -> list[Answer]:
+    """Return one answer a loop: the mean over its clips, as the node says it."""
+    clips: dict[tuple[int, str], list[Answer]] = {}
+    for one in answers:
+        clips.setdefault((one.entry.store, one.entry.sample.loop_key), []).append(one)
+    return [Answer(entry=own[0].entry, outputs=mean_outputs([one.outputs for one in own])) for own in clips.values()]
 
 
 def _clips(

@@ -18,10 +18,11 @@ from scipy import ndimage
 
 from model.aggregate import gate
 from model.clip.dicom import open_loop
-from model.clip.scale import scale_of
+from model.clip.sampling import clips_of, distinct
+from model.clip.scale import picture_region, scale_of
 from model.clip.sector import Sector
 from model.clip.source import Frames, LoopHeader
-from model.clip.spec import ClipSpec, frame_indices
+from model.clip.spec import ClipSpec
 from model.clip.transform import cut_out, locate
 from model.errors import NotALoop, UnreadableLoop
 from model.prediction import EnsembleInfo, Loop
@@ -155,13 +156,13 @@ def _look(row: Row, spec: ClipSpec) -> tuple[str, dict[int, tuple[str, Image.Ima
         return _kind(header), {0: ("", _reason("no pixels"))}
     number = "1 frame" if header.num_frames == 1 else f"{header.num_frames} frames"
     facts = f"{_kind(header)}, {number} of {header.rows} x {header.columns}"
-    indices = frame_indices(header.num_frames, spec.num_frames)
+    indices = distinct(clips_of(header, spec))
     try:
         frames_THWC = source.read(indices)
     except UnreadableLoop as error:
         return facts, {0: ("", _reason(str(error)))}
     try:
-        sector, missing = locate(frames_THWC, spec, scale_of(header)), ""
+        sector, missing = locate(frames_THWC, spec, scale_of(header), picture_region(header)), ""
     except NotALoop as error:
         sector, missing = None, str(error)
     tiles = _tiles(frames_THWC, indices, sector)

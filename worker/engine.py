@@ -1,6 +1,6 @@
 """The ensemble in this process: loaded once, on the device that the configuration names, and asked loop by loop.
 
-Legend: B loops, T clip frames, S side of the clip in pixels, 3 = RGB.
+Legend: B clips of a loop, T clip frames, S side of the clip in pixels, 3 = RGB.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from pathlib import Path
 import structlog
 import torch
 
-from model.clip.loop import Clip
+from model.clip.loop import Clips
 from model.clip.spec import ClipSpec
 from model.ensemble import Ensemble, fingerprint
 from model.errors import BundleError
 from model.precision import WantedPrecision, choose_precision
-from model.prediction import EnsembleInfo, LoopOutputs
+from model.prediction import EnsembleInfo, LoopOutputs, mean_outputs
 from worker.errors import NoEnsemble
 
 log = structlog.get_logger(__name__)
@@ -43,11 +43,10 @@ class Engine:
         """Return the recipe of the clips."""
         return self.ensemble.spec
 
-    def look_at(self, clip: Clip) -> LoopOutputs:
-        """Return what each member says of one loop."""
-        indices_BT = torch.tensor([clip.indices], dtype=torch.long)
-        (outputs,) = self.ensemble.predict_loops(clip.pixels_CTSS.unsqueeze(0), indices_BT)
-        return outputs
+    def look_at(self, clips: Clips) -> LoopOutputs:
+        """Return what each member says of one loop: the mean over its clips."""
+        indices_BT = torch.tensor(clips.indices, dtype=torch.long)
+        return mean_outputs(self.ensemble.predict_loops(clips.pixels_BCTSS, indices_BT))
 
 
 class CurrentEngine:

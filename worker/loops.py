@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.clip.loop import Clip, load_clip
+from model.clip.loop import Clips, load_clips
 from model.clip.sector import Sector
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop, UnreadableLoop
@@ -21,7 +21,7 @@ class AnalysedLoop:
 
     outputs: LoopOutputs
     frames: tuple[int, ...]
-    """0-based frames of the loop that the clip was made of, in its order."""
+    """0-based frames of the loop that were looked at, ascending."""
     sector: Sector | None = None
     """What was cut out of the screen; None: nothing was."""
     header_view: View | None = None
@@ -65,24 +65,26 @@ Verdict = AnalysedLoop | RefusedLoop
 def analyse_files(paths: Sequence[Path], engine: Engine) -> Iterator[Verdict]:
     """Yield the verdict on each file, in order; the next one is decoded while the network looks at this one."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as decoder:
-        ahead = [decoder.submit(_clip_or_reason, path, engine.spec) for path in paths[:1]]
+        ahead = [decoder.submit(_clips_or_reason, path, engine.spec) for path in paths[:1]]
         for position in range(len(paths)):
             prepared = ahead.pop().result()
-            ahead += [decoder.submit(_clip_or_reason, path, engine.spec) for path in paths[position + 1 : position + 2]]
+            ahead += [
+                decoder.submit(_clips_or_reason, path, engine.spec) for path in paths[position + 1 : position + 2]
+            ]
             if isinstance(prepared, RefusedLoop):
                 yield prepared
             else:
                 yield AnalysedLoop(
                     outputs=engine.look_at(prepared),
-                    frames=prepared.indices,
+                    frames=prepared.frames,
                     sector=prepared.sector,
                     header_view=prepared.header_view,
                 )
 
 
-def _clip_or_reason(path: Path, spec: ClipSpec) -> Clip | RefusedLoop:
+def _clips_or_reason(path: Path, spec: ClipSpec) -> Clips | RefusedLoop:
     try:
-        return load_clip(path, spec)
+        return load_clips(path, spec)
     except NotALoop as error:
         return RefusedLoop(code=error.reason.value, reason=str(error))
     except UnreadableLoop as error:

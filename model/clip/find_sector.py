@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from model.clip.levels import strongest
 from model.clip.sector import Arc, Mask, Sector, Side
-from model.clip.source import Frames
+from model.clip.source import Frames, Region
 
 _ROWS = 240  # of the reduced picture: the sides are found to half a pixel of it
 _MOTION, _LESS_MOTION = 8, 3  # grey levels between the frames: of what is dark most of the time, of what is not
@@ -37,20 +37,41 @@ _STRAIGHT = 0.15  # of the height: a vertical edge so long is a cut, not a corne
 _FLAT = 0.45  # of the width: a horizontal one
 _BEAMS, _AGREEING = 32, 0.3  # directions of an arc, and how many of them must reach equally far
 _BEYOND = 0.02  # of the picture: so much may lie beyond the arc on which the beams agree, left by traces
-_LEAST_AREA = 0.06  # of the screen
+_INSIDE = 0.97  # of a sector: as much lies in the region of the header, or the header is asked
+_CUT = 0.25  # of the side of a square as large as the sector: so long a border may not run on beyond the region
+_LEAST_AREA = 0.06  # of the screen, or of the region
 _LEAST_FILLING = 0.35  # of the sector: how much of it moves, or is lit beside what moves
 
 
-def find_sector(frames_THWC: Frames) -> Sector | None:
+def find_sector(frames_THWC: Frames, region: Region | None = None) -> Sector | None:
     """Return the sector of a loop; None where none is found.
 
     Frames that are repeated, as in a clip of a short loop, change nothing, nor does their order.
+
+    Args:
+        frames_THWC: of the loop.
+        region: where the header says that the picture is. It is believed where what the pixels tell goes beyond it,
+            unless it cuts through a picture. None: the header says nothing that can be.
     """
+    sector = _find(frames_THWC, None)
+    if region is None or (sector is not None and _share_inside(sector, region) >= _INSIDE):
+        return sector
+    within = _find(frames_THWC, region)
+    return sector if within is None else within
+
+
+def _find(frames_THWC: Frames, region: Region | None) -> Sector | None:
+    """Return the sector within a region of the screen; None: there is none, or more of its picture lies beyond it."""
     _, rows, columns, _ = frames_THWC.shape
     step = max(1, round(rows / _ROWS))
     seen_ThwC = frames_THWC[:, ::step, ::step]
     repeats = [np.array_equal(one, before) for one, before in zip(seen_ThwC[1:], seen_ThwC[:-1], strict=True)]
-    picture_hw, lit_hw = _picture(seen_ThwC[[True, *(not repeat for repeat in repeats)]])
+    seen_ThwC = seen_ThwC[[True, *(not repeat for repeat in repeats)]]
+    is_inside_hw = np.ones(seen_ThwC.shape[1:3], dtype=np.bool_)
+    if region is not None:
+        is_inside_hw[:] = False
+        is_inside_hw[region.y0 // step : region.y1 // step + 1, region.x0 // step : region.x1 // step + 1] = True
+    picture_hw, lit_hw = _picture(seen_ThwC * is_inside_hw[..., None])
     if not picture_hw.any():
         return None
     sides, arc = _fit(picture_hw, lit_hw)
@@ -58,7 +79,21 @@ def find_sector(frames_THWC: Frames) -> Sector | None:
     reduced_hw = sector.mask_HW[::step, ::step]
     area = int(reduced_hw.sum())
     filled = int((reduced_hw & picture_hw).sum())
-    return None if area < _LEAST_AREA * reduced_hw.size or filled < _LEAST_FILLING * area else sector
+    if area < _LEAST_AREA * is_inside_hw.sum() or filled < _LEAST_FILLING * area:
+        return None
+    return None if region is not None and _is_cut(reduced_hw, is_inside_hw, seen_ThwC) else sector
+
+
+def _share_inside(sector: Sector, region: Region) -> float:
+    inside_HW = sector.mask_HW[region.y0 : region.y1 + 1, region.x0 : region.x1 + 1]
+    return float(inside_HW.sum() / sector.mask_HW.sum())
+
+
+def _is_cut(sector_hw: Mask, is_inside_hw: Mask, seen_ThwC: Frames) -> bool:
+    """Return whether much moves right beside the sector beyond the region that it was looked for in."""
+    beside_hw = ndimage.binary_dilation(sector_hw, iterations=_BRIDGE) & ~is_inside_hw
+    moves_hw = strongest(seen_ThwC.max(axis=0) - seen_ThwC.min(axis=0)) > _MOTION
+    return bool((beside_hw & moves_hw).sum() > _CUT * math.sqrt(sector_hw.sum()) * _BRIDGE)
 
 
 def _picture(seen_ThwC: Frames) -> tuple[Mask, Mask]:

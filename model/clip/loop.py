@@ -1,40 +1,47 @@
-"""From a DICOM file to its clip, or to the reason why there is none.
+"""From a DICOM file to its clips, or to the reason why there is none.
 
-Legend: T clip frames, S side of the clip, C = 3 RGB.
+Legend: B clips of a loop, T clip frames, S side of a clip, C = 3 RGB.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from model.clip.dicom import open_loop
 from model.clip.header_view import header_view
-from model.clip.scale import scale_of
+from model.clip.sampling import clips_of, distinct
+from model.clip.scale import picture_region, scale_of
 from model.clip.sector import Sector
 from model.clip.select import inspect, select
-from model.clip.spec import ClipSpec, frame_indices
+from model.clip.spec import ClipSpec
 from model.clip.transform import locate, make_still, pixels_of
 from model.errors import NotALoop
 from model.tasks import View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Clip:
-    """What a network sees of a loop."""
+class Clips:
+    """What a network sees of a loop: one clip, or one a beat."""
 
-    pixels_CTSS: Tensor
-    """float32 (3, T, S, S), normalised by the recipe."""
-    indices: tuple[int, ...]
-    """The frames of the loop, 0-based, ascending, repeated in a short loop."""
+    pixels_BCTSS: Tensor
+    """float32 (B, 3, T, S, S), normalised by the recipe."""
+    indices: tuple[tuple[int, ...], ...]
+    """The frames of the loop of each clip, 0-based, ascending, repeated in a short loop."""
     sector: Sector | None
     """What was cut out of the screen; None: nothing was."""
     header_view: View | None = None
     """The view that the header names; None: it names none."""
 
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Return every frame of the loop that was looked at, once, ascending."""
+        return tuple(distinct(self.indices))
 
-def load_clip(path: Path, spec: ClipSpec) -> Clip:
-    """Return the clip of a B-mode cine loop.
+
+def load_clips(path: Path, spec: ClipSpec) -> Clips:
+    """Return the clips of a B-mode cine loop.
 
     Raises:
         NotALoop: the instance carries no number.
@@ -44,15 +51,18 @@ def load_clip(path: Path, spec: ClipSpec) -> Clip:
     verdict = select(source.header)
     if verdict.reason is not None:
         raise NotALoop(verdict.reason, verdict.detail)
-    indices = frame_indices(source.header.num_frames, spec.num_frames)
-    frames_THWC = source.read(indices)
-    verdict = inspect(frames_THWC, indices)
+    indices = clips_of(source.header, spec)
+    seen = distinct(indices)
+    frames_NHWC = source.read(seen)
+    verdict = inspect(frames_NHWC)
     if verdict.reason is not None:
         raise NotALoop(verdict.reason, verdict.detail)
-    sector = locate(frames_THWC, spec, scale_of(source.header))
-    pixels_TCSS = pixels_of(frames_THWC, sector, spec)
-    return Clip(
-        pixels_CTSS=pixels_TCSS.transpose(0, 1),
+    sector = locate(frames_NHWC, spec, scale_of(source.header), picture_region(source.header))
+    pixels_NCSS = pixels_of(frames_NHWC, sector, spec)
+    place = {index: number for number, index in enumerate(seen)}
+    clips = [pixels_NCSS[[place[index] for index in clip]].transpose(0, 1) for clip in indices]
+    return Clips(
+        pixels_BCTSS=torch.stack(clips),
         indices=indices,
         sector=sector,
         header_view=header_view(source.header.view_code),
@@ -60,16 +70,16 @@ def load_clip(path: Path, spec: ClipSpec) -> Clip:
 
 
 def load_still(path: Path, spec: ClipSpec, sector: Sector | None) -> Tensor:
-    """Return the middle sampled frame of a loop, float32 (3, S, S): its still for a study's stack.
+    """Return the middle frame of a loop's first clip, float32 (3, S, S): its still for a study's stack.
 
     Args:
         path: of the loop.
         spec: the recipe.
-        sector: of the loop's clip; so that no other frame need be decoded.
+        sector: of the loop's clips; so that no other frame need be decoded.
 
     Raises:
         UnreadableLoop: its bytes give no picture.
     """
     source = open_loop(path)
-    indices = frame_indices(source.header.num_frames, spec.num_frames)
+    indices = clips_of(source.header, spec)[0]
     return make_still(source.read([indices[len(indices) // 2]])[0], spec, sector)

@@ -1,4 +1,4 @@
-"""How large a heart is on the screen, by the header: a number is only used where it can be true."""
+"""Where the picture is on the screen and how large a heart is in it, by the header: used where that can be true."""
 
 import math
 from typing import NamedTuple
@@ -57,6 +57,19 @@ def scale_of(header: LoopHeader) -> Scale | None:
         for one in found
     )
     return first if agree else None
+
+
+def picture_region(header: LoopHeader) -> Region | None:
+    """Return where the header says that the picture is; None: nowhere, outside the image, or in several places."""
+    places = {
+        (one.x0, one.y0, one.x1, one.y1): one
+        for one in header.regions
+        if one.spatial_format == 1 and one.data_type in (0, 1, 2)
+    }
+    if len(places) != 1:
+        return None
+    (region,) = places.values()
+    return region if _is_inside(region, header) else None
 
 
 def _is_inside(region: Region, header: LoopHeader) -> bool:

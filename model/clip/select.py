@@ -4,7 +4,6 @@ Legend: T frames, H, W pixels, C = 3 RGB.
 The header is asked first; what it does not say, or says wrongly, is asked of the sampled pixels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -15,6 +14,7 @@ from model.clip.levels import strongest
 from model.clip.pixels import DECODABLE
 from model.clip.quality import CLIPPED_LEVEL, measure
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, Region
+from model.clip.spec import frame_indices
 
 
 class Reason(StrEnum):
@@ -101,7 +101,7 @@ MOVING_FRACTION = 0.04
 
 _MOTION = 16  # grey levels between the frames; compression noise stays below
 _CHROMA = 60  # grey levels between R, G and B, beyond what the picture's own colour map does
-_INSPECTED_ROWS = 200  # the shares above need no finer look
+_INSPECTED_ROWS, _INSPECTED_FRAMES = 200, 16  # the shares above need no finer look
 
 _CINE = frozenset({"1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.3"})  # US Multi-frame, and retired
 _STILL = frozenset({"1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6"})  # US Image, and retired
@@ -160,16 +160,16 @@ def select(header: LoopHeader) -> Verdict:
     return ACCEPTED
 
 
-def inspect(frames_THWC: Frames, indices: Sequence[int] | None = None) -> Verdict:
+def inspect(frames_THWC: Frames) -> Verdict:
     """Return what the sampled frames show.
 
     Args:
-        frames_THWC: RGB as decoded.
-        indices: of the frames in their loop; what a short loop repeats is looked at once. None: each is another one.
+        frames_THWC: RGB as decoded, each another one of its loop, in its order; many are looked at here and there.
     """
     step = max(1, frames_THWC.shape[1] // _INSPECTED_ROWS)
-    distinct = slice(None) if indices is None else np.unique(indices, return_index=True)[1]
-    seen = frames_THWC[distinct, ::step, ::step]
+    if len(frames_THWC) > _INSPECTED_FRAMES:
+        frames_THWC = frames_THWC[list(frame_indices(len(frames_THWC), _INSPECTED_FRAMES))]
+    seen = frames_THWC[:, ::step, ::step]
     moves_HW = strongest(seen.max(axis=0) - seen.min(axis=0)) > _MOTION
     if moves_HW.mean() < MOVING_FRACTION:
         return Verdict(reason=Reason.STATIC)

@@ -20,10 +20,14 @@ class ClipSpec(BaseModel):
     depth_mm: float | None = Field(default=None, ge=20, le=400)
     """Height of the box of a sector, whatever the loop's depth: so a millimetre is as many pixels of every clip, and
     a loop whose header gives no sane scale is refused. None: as high as the sector, the scale given up."""
-    sampling: Literal["uniform"] = "uniform"
-    """Evenly over the whole loop, as the paper does."""
-    resize: Literal["squash"] = "squash"
-    """Bilinear with antialias, both sides to `size`, the aspect ratio given up, as the paper does."""
+    sampling: Literal["uniform", "beat"] = "uniform"
+    """`uniform`: evenly over the whole loop, as the paper does. `beat`: a clip of each beat by the heart rate of the
+    header (60 a minute where it has none), whose answers are averaged."""
+    beats: int = Field(default=3, ge=1, le=16)
+    """Beats of a loop that are looked at, at most; of `beat` alone."""
+    resize: Literal["squash", "fit"] = "squash"
+    """Bilinear with antialias. `squash`: both sides to `size`, the aspect ratio given up, as the paper does. `fit`: the
+    longer side to `size`, black beside the shorter one."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted from each channel after division by 255; zero: the paper's code."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)

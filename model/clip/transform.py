@@ -13,7 +13,7 @@ from model.clip.find_sector import find_sector
 from model.clip.scale import Scale
 from model.clip.sector import BOX_ASPECT, Sector
 from model.clip.select import Reason
-from model.clip.source import MAX_PIXELS, Frames
+from model.clip.source import MAX_PIXELS, Frames, Region
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop
 
@@ -29,7 +29,7 @@ MAX_BOX = 4 * MAX_PIXELS
 
 
 def make_clip(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None = None) -> Tensor:
-    """Return the clip of the sampled frames.
+    """Return the clip of the sampled frames of a loop.
 
     Args:
         frames_THWC: RGB as decoded, 0..255, `spec.num_frames` of them.
@@ -57,22 +57,23 @@ def make_still(frame_HWC: Frames, spec: ClipSpec, sector: Sector | None) -> Tens
     return pixels_of(frame_HWC[None], sector, spec)[0]
 
 
-def crop(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None) -> Frames:
+def crop(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None, region: Region | None = None) -> Frames:
     """Return what the recipe keeps of the screen in the sampled frames of a loop.
 
     Raises:
         NotALoop: as `locate`.
     """
-    return cut_out(frames_THWC, locate(frames_THWC, spec, scale))
+    return cut_out(frames_THWC, locate(frames_THWC, spec, scale, region))
 
 
-def locate(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None) -> Sector | None:
+def locate(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None, region: Region | None = None) -> Sector | None:
     """Return the sector that the recipe cuts out; None: it keeps the whole screen.
 
     Args:
         frames_THWC: all sampled frames of a loop, for the sector is found by what moves.
         spec: the recipe.
         scale: of the screen, for a recipe that fixes the depth; None: unknown.
+        region: where the header says that the picture is, as `picture_region` gives it.
 
     Raises:
         NotALoop: the recipe cuts the sector out, and none is found; or it fixes the depth, and the scale is unknown or
@@ -80,7 +81,7 @@ def locate(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None) -> Sector |
     """
     if spec.crop == "none":
         return None
-    sector = find_sector(frames_THWC)
+    sector = find_sector(frames_THWC, region)
     if sector is None:
         raise NotALoop(Reason.NO_SECTOR)
     if spec.depth_mm is None:
@@ -117,15 +118,31 @@ def pixels_of(frames_THWC: Frames, sector: Sector | None, spec: ClipSpec) -> Ten
 def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
     """Return the frames in the clip's size: uint8 (T, 3, S, S).
 
-    Bilinear with antialias on uint8, the aspect ratio given up: the paper's torchvision v2.Resize, bit for bit.
+    Bilinear with antialias on uint8; squashed: the paper's torchvision v2.Resize, bit for bit.
     """
+    rows, columns = _shape(frames_THWC, spec)
     # Colours stay behind one another, as decoded: torch resizes them so in a fifth of the time, to the same bits.
     frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
-    size = [spec.size, spec.size]
     resized: Tensor = functional.resize(
-        frames_TCHW, size, interpolation=functional.InterpolationMode.BILINEAR, antialias=True
+        frames_TCHW, [rows, columns], interpolation=functional.InterpolationMode.BILINEAR, antialias=True
     )
-    return resized.contiguous()
+    if (rows, columns) == (spec.size, spec.size):
+        return resized.contiguous()
+    top, left = (spec.size - rows) // 2, (spec.size - columns) // 2
+    fitted = resized.new_zeros((len(resized), 3, spec.size, spec.size))
+    fitted[..., top : top + rows, left : left + columns] = resized
+    return fitted
+
+
+def _shape(frames_THWC: Frames, spec: ClipSpec) -> tuple[int, int]:
+    """Return rows and columns of the picture in the clip."""
+    if spec.resize == "squash":
+        return spec.size, spec.size
+    # A box of fixed depth has its shape in millimetres, whatever that of a pixel.
+    aspect = frames_THWC.shape[2] / frames_THWC.shape[1] if spec.depth_mm is None else BOX_ASPECT
+    longer = spec.size
+    shorter = max(1, round(longer / max(aspect, 1.0 / aspect)))
+    return (shorter, longer) if aspect > 1.0 else (longer, shorter)
 
 
 def normalise(pixels_CSS: Tensor, spec: ClipSpec) -> Tensor:

@@ -124,7 +124,10 @@ class StfNet(nn.Module):
 
     @staticmethod
     def _frame_code(indices_BT: Tensor, t: int, dim: int) -> Tensor:
-        """Return the code of each temporal step: the mean of the codes of its frames' indices in the loop."""
-        code_BTD = sincos(indices_BT, dim).float()
+        """Return the code of each temporal step: the mean of the codes of its frames' indices in the loop.
+
+        They count from the clip's first frame, which is the loop's where clips are made as in the paper.
+        """
+        code_BTD = sincos(indices_BT - indices_BT[:, :1], dim).float()
         batch = code_BTD.shape[0]
         return code_BTD.view(batch, t, -1, dim).mean(dim=2)

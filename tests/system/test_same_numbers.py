@@ -11,7 +11,7 @@ import torch
 from pydicom import Dataset, dcmread
 
 from model.aggregate import aggregate, stills_wanted
-from model.clip.loop import load_clip, load_still
+from model.clip.loop import load_clips, load_still
 from model.ensemble import SHIPPED, Ensemble, stack_stills
 from model.errors import NotALoop
 from model.prediction import Loop, StudyPrediction
@@ -54,11 +54,11 @@ def by_model_alone(folder: Path) -> StudyPrediction:
     loops, paths, sectors = [], {}, {}
     for path in folder.iterdir():
         try:
-            clip = load_clip(path, ensemble.spec)
+            clip = load_clips(path, ensemble.spec)
         except NotALoop:
             continue
         key = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
-        (outputs,) = ensemble.predict_loops(clip.pixels_CTSS[None], torch.tensor([clip.indices]))
+        (outputs,) = ensemble.predict_loops(clip.pixels_BCTSS, torch.tensor(clip.indices))
         loops.append(Loop(key=key, outputs=outputs))
         paths[key], sectors[key] = path, clip.sector
     stills = [load_still(paths[key], ensemble.spec, sectors[key]) for key in stills_wanted(loops, ensemble.info)]

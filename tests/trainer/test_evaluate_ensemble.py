@@ -1,14 +1,17 @@
 """The evaluation of a published ensemble says what the node would do with the same loops."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.ensemble import Ensemble
-from model.tasks import Task
-from tests.trainer.runs import make_ensemble, make_run, make_tested_store
+from model.tasks import Task, View
+from tests.trainer.runs import half_tested, make_ensemble, make_run, make_tested_store
+from tests.trainer.stores import make_store
+from trainer.data.manifest import Sample
 from trainer.data.store import ClipStore
 from trainer.errors import DataError
 from trainer.evaluate import evaluate
@@ -50,6 +53,33 @@ def test_it_is_the_mean_over_the_members(published: Path, store: Path) -> None:
     first = answers[0]
     assert len(first.outputs[Task.LVEF]) == 2
     assert first.mean(Task.LVEF) == [pytest.approx(sum(member[0] for member in first.outputs[Task.LVEF]) / 2)]
+
+
+def in_beats(sample: Sample) -> Sample:
+    """Return the loop of a view as a further clip of its patient's A4C loop."""
+    sample = half_tested(sample)
+    if sample.view is View.A4C:
+        return sample
+    return sample.model_copy(update={"key": f"{sample.subject}-A4C#1", "beat": 1, "view": View.A4C})
+
+
+def test_a_loop_of_several_clips_is_answered_once_by_their_mean(published: Path, tmp_path: Path) -> None:
+    ensemble = Ensemble.load(published)
+    cohort = labelled_cohort([ClipStore.open(make_store(tmp_path / "beats", change=in_beats))], "test", [Task.LVEF])
+    alone = [
+        answer_as_ensemble(ensemble, replace(cohort, entries=(entry,)))[0].outputs[Task.LVEF]
+        for entry in cohort.entries
+    ]
+
+    answers = answer_as_ensemble(ensemble, cohort)
+
+    assert len(answers) == len(cohort.entries) / 2
+    assert all(one.entry.sample.beat == 0 for one in answers)
+    for number, one in enumerate(answers):
+        first, second = alone[2 * number], alone[2 * number + 1]
+        assert first != second
+        for place, (value,) in enumerate(one.outputs[Task.LVEF]):
+            assert value == pytest.approx((first[place][0] + second[place][0]) / 2)
 
 
 def test_one_member_has_the_figures_of_its_run(runs: list[Path], store: Path, tmp_path: Path) -> None:

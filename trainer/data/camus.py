@@ -56,6 +56,7 @@ class ImageReel:
     clip: ClipSpec
     """The recipe that the frames are cut out by."""
     frame_time_ms: float | None = None
+    heart_rate: float | None = None
 
     @property
     def num_frames(self) -> int:

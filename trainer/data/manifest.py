@@ -16,7 +16,7 @@ class Sample(Closed):
     """One clip, and what is known of it."""
 
     key: str
-    """Unique in the store."""
+    """Unique in the store; further clips of a loop have `#` and their number behind it."""
     subject: str
     """The patient."""
     study: str
@@ -25,6 +25,8 @@ class Sample(Closed):
     """File of the loop below the data set's root; of a stack its study."""
     split: Split
     """Which side of the split the patient is on."""
+    beat: int = Field(default=0, ge=0)
+    """Which clip of the loop this is, by the recipe; 0: the first, or the only one."""
     kind: Literal["loop", "stack", "still"]
     """A cine loop, a study's stack of stills, or one still repeated."""
     view: View | None
@@ -47,6 +49,11 @@ class Sample(Closed):
     """Of its bytes in the shard."""
     length: int = Field(ge=0)
     """Its bytes."""
+
+    @property
+    def loop_key(self) -> str:
+        """Return the key of the loop, which its clips share."""
+        return self.key.removesuffix(f"#{self.beat}") if self.beat else self.key
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from model.clip.dicom import open_loop
-from model.clip.scale import scale_of
+from model.clip.sampling import clips_of, distinct
+from model.clip.scale import picture_region, scale_of
 from model.clip.select import Reason, Verdict, inspect, select
 from model.clip.source import Frames, LoopSource
-from model.clip.spec import ClipSpec, frame_indices
-from model.clip.transform import crop
+from model.clip.spec import ClipSpec
+from model.clip.transform import cut_out, locate
 from model.errors import NotALoop
 from model.tasks import VALVE, Grade, Task, View
 from trainer.data.labels import check_measurements, parse_number
@@ -27,7 +26,6 @@ from trainer.errors import DataError
 MIN_FRAMES = 16
 """Shorter loops are left out: a clip of the paper has so many frames."""
 
-_SAMPLED = ClipSpec().num_frames  # frames that are inspected, as the node does
 _RECORDS = ("subject_id", "study_id", "dicom_filepath")
 _MEASURED = ("measurement_id", "test_type", "measurement", "result")
 _LVEF = ("biplane_lvef", "lvef_3d", "lvef")  # the first that is there; the last is a guess by eye, in steps of 5
@@ -108,6 +106,7 @@ class StackReel:
 
     stills: tuple[Frames, ...]
     frame_time_ms: float | None = None
+    heart_rate: float | None = None
 
     @classmethod
     def open(cls, root: Path, files: Sequence[str], clip: ClipSpec) -> "StackReel":
@@ -120,14 +119,16 @@ class StackReel:
         for file in files:
             try:
                 source = _open(root / file, min_frames=0)
-                indices = frame_indices(source.header.num_frames, _SAMPLED)
-                frames_THWC = source.read(indices)
-                _check(inspect(frames_THWC, indices))
-                kept_THWC = crop(frames_THWC, clip, scale_of(source.header))
+                first, *_ = clips = clips_of(source.header, clip)
+                seen = distinct(clips)
+                frames_THWC = source.read(seen)
+                _inspect(frames_THWC)
+                sector = locate(frames_THWC, clip, scale_of(source.header), picture_region(source.header))
             except NotALoop as error:
                 last = error
                 continue
-            stills.append(np.ascontiguousarray(kept_THWC[_SAMPLED // 2]))
+            middle = seen.index(first[len(first) // 2])
+            stills.append(cut_out(frames_THWC[middle : middle + 1], sector)[0])
         if not stills:
             raise last
         return cls(stills=tuple(stills))
@@ -151,9 +152,7 @@ def _open(path: Path, *, min_frames: int) -> LoopSource:
 
 
 def _inspect(frames_THWC: Frames) -> None:
-    """Look at the frames as the node looks at its sample of them."""
-    indices = frame_indices(len(frames_THWC), _SAMPLED)
-    _check(inspect(frames_THWC[list(indices)], indices))
+    _check(inspect(frames_THWC))
 
 
 def _check(verdict: Verdict) -> None:

@@ -79,6 +79,11 @@ class Reel(Protocol):
         """Return the time between two frames."""
         ...
 
+    @property
+    def heart_rate(self) -> float | None:
+        """Return the beats a minute."""
+        ...
+
     def read(self, indices: Sequence[int]) -> list[Frames]:
         """Return these frames, RGB uint8 (H, W, 3) each; the stills of a stack may differ in size.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from model.clip.scale import scale_of
+from model.clip.scale import picture_region, scale_of
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec
 from model.clip.transform import crop
@@ -29,9 +29,15 @@ class SourceReel:
         """Return what the file says."""
         return self.source.header.frame_time_ms
 
+    @property
+    def heart_rate(self) -> float | None:
+        """Return what the file says."""
+        return self.source.header.heart_rate
+
     def read(self, indices: Sequence[int]) -> list[Frames]:
         """Return these frames as the recipe cuts them out, RGB uint8 (H, W, 3) each."""
         frames_THWC = self.source.read(indices)
         if self.check is not None:
             self.check(frames_THWC)
-        return list(crop(frames_THWC, self.clip, scale_of(self.source.header)))
+        header = self.source.header
+        return list(crop(frames_THWC, self.clip, scale_of(header), picture_region(header)))

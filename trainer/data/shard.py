@@ -14,6 +14,7 @@ from typing import IO
 
 import numpy as np
 
+from model.clip.sampling import distinct, sample
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import resize
@@ -54,14 +55,15 @@ def make_shard(dataset: DataSet, recipe: Recipe, out: Path, number: int, origins
     with _content(recipe, shard_path(out, number)) as stream:
         for origin in origins:
             try:
-                sample, content = _make(dataset, recipe, out, origin, number, stream.tell())
+                clips = list(_make(dataset, recipe, out, origin, number, stream.tell()))
             except NotALoop as error:
                 skipped.append(Skip(path=origin.source, reason=_filtered(error), is_bad=False))
             except UnreadableLoop as error:
                 skipped.append(Skip(path=origin.source, reason=f"unreadable: {error}", is_bad=True))
             else:
-                made.append(sample)
-                stream.write(content)
+                for made_sample, content in clips:
+                    made.append(made_sample)
+                    stream.write(content)
     note = {"samples": [one.model_dump(mode="json") for one in made], "skipped": [asdict(one) for one in skipped]}
     with replacing(note_path(out, number)) as temporary:
         temporary.write_text(json.dumps(note))
@@ -86,38 +88,50 @@ def note_path(out: Path, number: int) -> Path:
 
 def _make(
     dataset: DataSet, recipe: Recipe, out: Path, origin: Origin, number: int, offset: int
-) -> tuple[Sample, bytes]:
+) -> Iterator[tuple[Sample, bytes]]:
+    """Yield the sample of each clip of an origin, and what is stored of it."""
     reel = dataset.open_reel(recipe.root, origin, recipe.clip)
-    indices = frame_indices(reel.num_frames, recipe.clip.num_frames)
-    distinct = sorted(set(indices))
     frame_time_ms = reel.frame_time_ms if origin.frame_time_ms is None else origin.frame_time_ms
+    clips: tuple[tuple[int, ...], ...] = (frame_indices(reel.num_frames, recipe.clip.num_frames),)
+    if origin.kind == "loop":
+        clips = sample(reel.num_frames, recipe.clip, frame_time_ms=frame_time_ms, heart_rate=reel.heart_rate)
     assert origin.split is not None, "the split was drawn"
+    seen = distinct(clips)
+    resized_NCSS = None
     if recipe.pixels == "avi":
         whole = _read(reel, origin, range(reel.num_frames))
         with replacing(video_path(out, origin.key)) as temporary:
             write_avi(temporary, _of_one_size(whole, recipe.clip), frame_time_ms)
-        content = b""
     else:
-        content = encode(_resized(_read(reel, origin, distinct), recipe.clip), recipe.pixels)
-    sample = Sample(
-        key=origin.key,
-        subject=origin.subject,
-        study=origin.study,
-        source=origin.source,
-        split=origin.split,
-        kind=origin.kind,
-        view=origin.view,
-        targets=origin.targets,
-        frame_time_ms=frame_time_ms,
-        num_frames=reel.num_frames,
-        indices=indices,
-        take=tuple(distinct.index(index) for index in indices),
-        stored=len(distinct),
-        shard=number,
-        offset=offset,
-        length=len(content),
-    )
-    return sample, content
+        resized_NCSS = _resized(_read(reel, origin, seen), recipe.clip)
+    for beat, indices in enumerate(clips):
+        own = sorted(set(indices))
+        content = b""
+        if resized_NCSS is not None:
+            content = encode(resized_NCSS[[seen.index(index) for index in own]], recipe.pixels)
+        yield (
+            Sample(
+                key=f"{origin.key}#{beat}" if beat else origin.key,
+                subject=origin.subject,
+                study=origin.study,
+                source=origin.source,
+                split=origin.split,
+                beat=beat,
+                kind=origin.kind,
+                view=origin.view,
+                targets=origin.targets,
+                frame_time_ms=frame_time_ms,
+                num_frames=reel.num_frames,
+                indices=indices,
+                take=tuple(own.index(index) for index in indices),
+                stored=len(own),
+                shard=number,
+                offset=offset,
+                length=len(content),
+            ),
+            content,
+        )
+        offset += len(content)
 
 
 def _read(reel: Reel, origin: Origin, wanted: Sequence[int]) -> list[Frames]:

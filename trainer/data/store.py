@@ -35,6 +35,9 @@ SHARDS = "shards"
 VIDEOS = "videos"
 JPEG_QUALITY = 92
 
+_OF_PIXELS = ("num_frames", "size", "resize")
+_OF_LOOPS = ("crop", "depth_mm", "sampling")
+
 
 class ClipStore:
     """A store that was checked; reading is safe in forked and in spawned workers."""
@@ -87,7 +90,7 @@ class ClipStore:
         return np.ascontiguousarray(np.stack([stored_NSSC[place] for place in sample.take]).transpose(0, 3, 1, 2))
 
     def _read_video(self, sample: Sample) -> Frames:
-        path = video_path(self.path, sample.key)
+        path = video_path(self.path, sample.loop_key)
         if not path.is_file():
             raise DataError(f"{path}: is missing: prepare it again")
         try:
@@ -121,13 +124,21 @@ def open_stores(paths: Sequence[Path], clip: ClipSpec) -> tuple[ClipStore, ...]:
     """
     stores = tuple(ClipStore.open(path) for path in paths)
     for path, store in zip(paths, stores, strict=True):
-        for key in ("num_frames", "size", "sampling", "resize"):
+        has_loops = any(sample.kind == "loop" for sample in store.samples)
+        for key in _keys(clip, has_loops=has_loops):
             own, wanted = getattr(store.info.clip, key), getattr(clip, key)
             if own != wanted:
                 raise DataError(
                     f"{path}: was prepared with clip.{key} = {own}, the run wants {wanted}: prepare it again"
                 )
     return stores
+
+
+def _keys(clip: ClipSpec, *, has_loops: bool) -> tuple[str, ...]:
+    """Return the keys of the recipe that a store's pixels follow from; the rest, the normalisation, is the run's."""
+    if not has_loops:  # nothing is cut out of stills
+        return _OF_PIXELS
+    return _OF_PIXELS + _OF_LOOPS + (("beats",) if clip.sampling == "beat" else ())
 
 
 def dataset_names(stores: Sequence[ClipStore]) -> list[str]:

@@ -52,6 +52,7 @@ class StillReel:
     root: Path
     files: tuple[str, ...]
     frame_time_ms: float | None = None
+    heart_rate: float | None = None
 
     @property
     def num_frames(self) -> int:

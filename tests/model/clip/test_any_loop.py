@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from model.clip.loop import Clip, load_clip
+from model.clip.loop import Clips, load_clips
 from model.clip.spec import ClipSpec
 from model.errors import ClipError
 from model.phantom.heart import Heart
@@ -76,7 +76,7 @@ def test_a_file_gives_a_clip_or_a_reason(
 
     clip = clip_of(dataset, pixels_of(frames, rows, columns, seed), spec)
 
-    assert clip is None or max(clip.indices) < frames
+    assert clip is None or max(clip.indices[0]) < frames
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -105,17 +105,17 @@ def pixels_of(frames: int, rows: int, columns: int, seed: int) -> bytes:
     return b"".join(HEART[number % 16][y[:, None], x].tobytes() for number in range(held))
 
 
-def clip_of(dataset: Dataset, pixels: bytes, spec: ClipSpec) -> Clip | None:
+def clip_of(dataset: Dataset, pixels: bytes, spec: ClipSpec) -> Clips | None:
     """Return the clip of a file, whole as the recipe says; None: the file was refused by an error of ours."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            clip = load_clip(write(Path(folder) / "a.dcm", dataset, pixels), spec)
+            clip = load_clips(write(Path(folder) / "a.dcm", dataset, pixels), spec)
         except ClipError as error:
             assert str(error), "a reason has words"  # noqa: PT017
             return None
-    assert clip.pixels_CTSS.shape == (3, 16, 32, 32)
-    assert len(clip.indices) == 16
-    assert math.isfinite(float(clip.pixels_CTSS.sum()))
+    assert clip.pixels_BCTSS[0].shape == (3, 16, 32, 32)
+    assert len(clip.indices[0]) == 16
+    assert math.isfinite(float(clip.pixels_BCTSS[0].sum()))
     return clip
 
 
@@ -123,7 +123,7 @@ def test_the_whole_of_a_long_loop_is_reached() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, 2000 * 96 * 96 * 1, dtype=np.uint8)
     dataset = header(2000, 96, 96, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", PlanarConfiguration=None)
     with tempfile.TemporaryDirectory() as folder:
-        clip = load_clip(write(Path(folder) / "a.dcm", dataset, pixels.tobytes()), ClipSpec(size=32))
+        clip = load_clips(write(Path(folder) / "a.dcm", dataset, pixels.tobytes()), ClipSpec(size=32))
 
-    assert clip.indices[-1] == 1999
-    assert float(clip.pixels_CTSS.mean()) == pytest.approx(0.5, abs=0.01)
+    assert clip.indices[0][-1] == 1999
+    assert float(clip.pixels_BCTSS[0].mean()) == pytest.approx(0.5, abs=0.01)

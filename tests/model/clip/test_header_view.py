@@ -11,7 +11,7 @@ from pydicom.sr._concepts_dict import concepts
 from pydicom.sr._snomed_dict import mapping
 
 from model.clip.header_view import header_view
-from model.clip.loop import load_clip
+from model.clip.loop import load_clips
 from model.clip.spec import ClipSpec
 from model.phantom.heart import Heart
 from model.phantom.scan import render
@@ -57,5 +57,5 @@ def test_a_clip_carries_the_view_of_its_header(tmp_path: Path) -> None:
     with_view = write_native(tmp_path / "a.dcm", frames, ViewCodeSequence=Sequence([item]))
     without = write_native(tmp_path / "b.dcm", frames)
 
-    assert load_clip(with_view, ClipSpec()).header_view is View.A2C
-    assert load_clip(without, ClipSpec()).header_view is None
+    assert load_clips(with_view, ClipSpec()).header_view is View.A2C
+    assert load_clips(without, ClipSpec()).header_view is None

@@ -8,7 +8,7 @@ import torch
 from pydicom.uid import JPEGBaseline8Bit
 
 from model.clip.dicom import open_loop
-from model.clip.loop import load_clip, load_still
+from model.clip.loop import load_clips, load_still
 from model.clip.select import Reason
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import make_clip, make_still
@@ -34,20 +34,20 @@ def test_a_clip_is_made_of_the_sampled_frames(tmp_path: Path) -> None:
     frames = beating(30)
     loop = write_native(tmp_path / "a.dcm", frames)
 
-    clip = load_clip(loop, ClipSpec())
+    clip = load_clips(loop, ClipSpec())
 
-    assert clip.indices == frame_indices(30, 16)
-    assert torch.equal(clip.pixels_CTSS, make_clip(frames[list(clip.indices)], ClipSpec()))
+    assert clip.indices[0] == frame_indices(30, 16)
+    assert torch.equal(clip.pixels_BCTSS[0], make_clip(frames[list(clip.indices[0])], ClipSpec()))
 
 
 def test_a_short_loop_repeats_its_frames(tmp_path: Path) -> None:
     frames = beating(10)
     loop = write_native(tmp_path / "a.dcm", frames)
 
-    clip = load_clip(loop, ClipSpec())
+    clip = load_clips(loop, ClipSpec())
 
-    assert clip.indices == (0, 0, 1, 1, 2, 3, 3, 4, 4, 5, 6, 6, 7, 7, 8, 9)
-    assert torch.equal(clip.pixels_CTSS[:, 0], clip.pixels_CTSS[:, 1])
+    assert clip.indices[0] == (0, 0, 1, 1, 2, 3, 3, 4, 4, 5, 6, 6, 7, 7, 8, 9)
+    assert torch.equal(clip.pixels_BCTSS[0][:, 0], clip.pixels_BCTSS[0][:, 1])
 
 
 def test_a_still_is_the_middle_sampled_frame(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_what_is_no_loop_says_why(tmp_path: Path, num_frames: int, has_colour: b
     loop = write_native(tmp_path / "a.dcm", beating(num_frames, has_colour=has_colour))
 
     with pytest.raises(NotALoop) as caught:
-        load_clip(loop, ClipSpec())
+        load_clips(loop, ClipSpec())
 
     assert caught.value.reason is reason
     assert str(caught.value).startswith(reason.text)
@@ -80,7 +80,7 @@ def test_a_colour_loop_in_jpeg_is_refused(tmp_path: Path) -> None:
     )
 
     with pytest.raises(NotALoop, match="colour or tissue Doppler"):
-        load_clip(loop, ClipSpec())
+        load_clips(loop, ClipSpec())
 
 
 def test_damaged_pixels_give_no_clip(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_damaged_pixels_give_no_clip(tmp_path: Path) -> None:
     )
 
     with pytest.raises(UnreadableLoop):
-        load_clip(loop, ClipSpec())
+        load_clips(loop, ClipSpec())
 
 
 @pytest.mark.parametrize("has_offsets", [True, False])
@@ -103,7 +103,7 @@ def test_damage_between_the_sampled_frames_is_not_even_seen(tmp_path: Path, has_
         has_offsets=has_offsets, PhotometricInterpretation="YBR_FULL_422",
     )  # fmt: skip
 
-    assert load_clip(loop, ClipSpec()).indices == tuple(range(0, 31, 2))
+    assert load_clips(loop, ClipSpec()).indices[0] == tuple(range(0, 31, 2))
 
 
 def test_a_long_uncompressed_loop_costs_the_memory_of_its_sampled_frames(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_long_uncompressed_loop_costs_the_memory_of_its_sampled_frames(tmp_pat
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_loop_gives_the_same_clip_every_time(shared_data: Path, name: str) -> None:
-    clips = [load_clip(shared_data / "us" / name, ClipSpec()) for _ in range(2)]
+    clips = [load_clips(shared_data / "us" / name, ClipSpec()) for _ in range(2)]
 
-    assert clips[0].pixels_CTSS.shape == (3, 16, 224, 224)
-    assert torch.equal(clips[0].pixels_CTSS, clips[1].pixels_CTSS)
+    assert clips[0].pixels_BCTSS[0].shape == (3, 16, 224, 224)
+    assert torch.equal(clips[0].pixels_BCTSS[0], clips[1].pixels_BCTSS[0])

@@ -58,7 +58,7 @@ def test_a_poor_picture_is_refused_and_its_fault_named(spoil: Callable[[Frames],
 def test_the_repeats_of_a_short_loop_are_no_frozen_picture(num_frames: int) -> None:
     indices = [k * (num_frames - 1) // 15 for k in range(16)]
 
-    assert inspect(LOOP[indices], indices).reason is None
+    assert inspect(LOOP[np.unique(indices)]).reason is None
 
 
 def test_a_bound_is_still_good() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.clip.dicom import open_loop
-from model.clip.loop import load_clip, load_still
+from model.clip.loop import load_clips, load_still
 from model.clip.scale import Scale, scale_of
 from model.clip.sector import Sector
 from model.clip.select import Reason
@@ -198,13 +198,13 @@ def test_a_depth_without_a_sector_is_no_recipe() -> None:
 def test_a_real_loop_and_its_still_are_cut_alike(shared_data: Path) -> None:
     path = shared_data / "us" / "toshiba_adult_I_000031.dcm"
 
-    clip = load_clip(path, SPEC)
+    clip = load_clips(path, SPEC)
 
     assert clip.sector is not None
     assert clip.sector.box_shape is not None
-    assert torch.equal(load_still(path, SPEC, clip.sector), clip.pixels_CTSS[:, 8])
+    assert torch.equal(load_still(path, SPEC, clip.sector), clip.pixels_BCTSS[0][:, 8])
     with pytest.raises(NotALoop) as caught:
-        load_clip(shared_data / "us" / "sonosite_apical_ybr.dcm", SPEC)
+        load_clips(shared_data / "us" / "sonosite_apical_ybr.dcm", SPEC)
     assert caught.value.reason is Reason.NO_SCALE
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from model.clip.dicom import open_loop
 from model.clip.find_sector import find_sector
+from model.clip.scale import picture_region
 from model.clip.sector import BOX_ASPECT, Sector
 from model.clip.select import Reason
-from model.clip.source import Frames
+from model.clip.source import Frames, Region
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import make_clip, make_still
 from model.errors import NotALoop
@@ -27,6 +28,7 @@ from model.phantom.ranges import FRESH, MIXED_DEPTHS_MM
 from model.phantom.scan import render
 from model.phantom.screen import Screen, fan_of, random_screen
 from model.tasks import View
+from tests.doubles.loops import PLAIN
 
 SPEC = ClipSpec(size=112, crop="sector")
 RANGES = replace(FRESH, depth_mm=MIXED_DEPTHS_MM, factors=(1.0,))
@@ -117,6 +119,87 @@ def test_the_sector_of_a_real_loop_is_where_the_eye_sees_it(shared_data: Path, n
 
     assert {(x, y) for x, y in inside if not mask[y, x]} == set(), "cut away"
     assert {(x, y) for x, y in outside if mask[y, x]} == set(), "left in"
+
+
+def beside_a_waterfall() -> tuple[Frames, Region, Sector]:
+    """Return a loop beside something that moves and is grey; the region of the loop; the sector of the loop alone."""
+    frames, _ = phantom(0)
+    num_frames, rows, columns, _ = frames.shape
+    screen = np.zeros((num_frames, rows, 3 * columns, 3), dtype=np.uint8)
+    screen[:, :, :columns] = frames
+    screen[:, rows // 2 :, columns:] = np.random.default_rng(1).integers(
+        0, 256, (num_frames, rows - rows // 2, 2 * columns, 1)
+    )
+    region = Region(spatial_format=1, data_type=1, x0=0, y0=0, x1=columns - 1, y1=rows - 1)
+    return screen, region, found(frames)
+
+
+def likeness(sector: Sector, alone: Sector) -> float:
+    """Return the IoU of a sector and one of a narrower screen."""
+    mask, truth = sector.mask_HW, np.zeros_like(sector.mask_HW)
+    truth[:, : alone.columns] = alone.mask_HW
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def test_the_header_s_region_tells_which_of_what_moves_is_the_picture() -> None:
+    screen, region, alone = beside_a_waterfall()
+
+    misled, sector = find_sector(screen), find_sector(screen, region)
+
+    assert misled is None or likeness(misled, alone) < 0.5
+    assert sector is not None
+    assert likeness(sector, alone) >= 0.97
+
+
+@pytest.mark.parametrize("part", [(1.0, 0.5), (0.5, 1.0), (0.6, 0.6)])
+def test_a_region_that_cuts_through_the_picture_is_not_believed(part: tuple[float, float]) -> None:
+    """Somebody enlarged the image, or the header is of another one: the picture is never cut."""
+    frames, _ = phantom(0)
+    _, rows, columns, _ = frames.shape
+    down, across = part
+    region = Region(
+        spatial_format=1, data_type=1, x0=0, y0=0, x1=round(across * columns) - 1, y1=round(down * rows) - 1
+    )
+
+    assert find_sector(frames, region) == find_sector(frames)
+
+
+def test_a_region_that_agrees_changes_nothing() -> None:
+    frames, _ = phantom(3)
+    _, rows, columns, _ = frames.shape
+    whole = Region(spatial_format=1, data_type=1, x0=0, y0=0, x1=columns - 1, y1=rows - 1)
+
+    assert find_sector(frames, whole) == find_sector(frames)
+
+
+@pytest.mark.parametrize("name", CINES)
+def test_the_regions_of_real_headers_cut_nothing_away(shared_data: Path, name: str) -> None:
+    source = open_loop(shared_data / "us" / name)
+
+    assert find_sector(real(shared_data / "us" / name), picture_region(source.header)) == found(
+        real(shared_data / "us" / name)
+    )
+
+
+@pytest.mark.parametrize(
+    ("places", "is_used"),
+    [
+        ([(10, 10, 80, 80)], True),
+        ([(10, 10, 80, 80), (10, 10, 80, 80)], True),
+        ([(10, 10, 80, 80), (100, 10, 180, 80)], False),
+        ([(10, 10, 300, 80)], False),
+        ([(80, 10, 10, 80)], False),
+        ([], False),
+    ],
+    ids=["one", "colour over B-mode", "two pictures", "outside the image", "inverted", "none"],
+)
+def test_a_region_that_cannot_be_is_not_used(places: list[tuple[int, int, int, int]], *, is_used: bool) -> None:
+    regions = tuple(
+        Region(spatial_format=1, data_type=number + 1, x0=x0, y0=y0, x1=x1, y1=y1)
+        for number, (x0, y0, x1, y1) in enumerate(places)
+    )
+
+    assert (picture_region(replace(PLAIN, rows=100, columns=200, regions=regions)) is not None) == is_used
 
 
 @pytest.mark.parametrize("name", CINES)

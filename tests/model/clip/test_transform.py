@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torchvision.transforms import v2
 
 from model.clip.spec import ClipSpec, frame_indices
-from model.clip.transform import make_clip, make_still
+from model.clip.transform import make_clip, make_still, resize
 from tests.doubles.loops import picture
 
 
@@ -72,6 +72,29 @@ def test_a_still_is_one_frame_of_the_clip() -> None:
     still = make_still(frames[8], spec, None)
 
     assert torch.equal(still, make_clip(frames, spec)[:, 8])
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(100, 144), (144, 100), (64, 64), (300, 2), (2, 300)])
+def test_what_is_fitted_keeps_its_shape_and_is_black_beside_it(rows: int, columns: int) -> None:
+    frames = np.full((4, rows, columns, 3), 200, dtype=np.uint8)
+
+    clip = make_clip(frames, ClipSpec(num_frames=4, size=48, resize="fit"))[0, 0]
+
+    lit = clip > 0
+    height, width = int(lit.any(dim=1).sum()), int(lit.any(dim=0).sum())
+    assert max(height, width) == 48
+    assert abs(height - max(1.0, 48 * rows / max(rows, columns))) <= 0.5
+    assert abs(width - max(1.0, 48 * columns / max(rows, columns))) <= 0.5
+    assert abs(int(lit.nonzero()[:, 0].min()) - (48 - height) / 2) <= 0.5
+    assert clip[lit].unique().tolist() == pytest.approx([200 / 255])
+
+
+def test_a_box_of_fixed_depth_is_fitted_by_its_millimetres() -> None:
+    """Pixels twice as wide as high: 100 mm are 100 rows, and 144 mm 72 columns."""
+    spec = ClipSpec(size=48, crop="sector", depth_mm=100.0, resize="fit")
+    fitted = resize(np.full((1, 100, 72, 3), 200, dtype=np.uint8), spec)[0, 0]
+
+    assert (int((fitted > 0).any(dim=1).sum()), int((fitted > 0).any(dim=0).sum())) == (33, 48)
 
 
 @settings(max_examples=25)

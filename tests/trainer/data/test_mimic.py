@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.clip.loop import load_clip, load_still
+from model.clip.loop import load_clips, load_still
 from model.clip.select import Reason
 from model.clip.spec import ClipSpec
 from model.clip.transform import normalise
@@ -71,16 +71,18 @@ def test_the_files_say_what_is_no_loop(root: Path) -> None:
     assert sorted(refused) == sorted([Reason.STILL, Reason.SPECTRAL_DOPPLER, Reason.COLOUR_DOPPLER] * 3)
 
 
-def test_the_store_holds_what_the_node_computes_bit_for_bit(root: Path, tmp_path: Path) -> None:
-    prepare("mimic", root, tmp_path / "store", clip=SPEC, pixels="raw", jobs=1)
+@pytest.mark.parametrize("recipe", [{}, {"sampling": "beat"}, {"resize": "fit"}])
+def test_the_store_holds_what_the_node_computes_bit_for_bit(root: Path, tmp_path: Path, recipe: dict[str, str]) -> None:
+    spec = SPEC.model_validate(SPEC.model_dump() | recipe)
+    prepare("mimic", root, tmp_path / "store", clip=spec, pixels="raw", jobs=1)
 
     store = ClipStore.open(tmp_path / "store")
     for sample in store.samples:
-        stored = normalise(torch.from_numpy(store.read(sample)), SPEC)
+        stored = normalise(torch.from_numpy(store.read(sample)), spec)
         if sample.kind == "loop":
-            clip = load_clip(root / sample.source, SPEC)
-            assert torch.equal(stored.transpose(0, 1), clip.pixels_CTSS)
-            assert sample.indices == clip.indices
+            clip = load_clips(root / sample.source, spec)
+            assert torch.equal(stored.transpose(0, 1), clip.pixels_BCTSS[sample.beat])
+            assert sample.indices == clip.indices[sample.beat]
         else:
             views = {one.source: one.view for one in store.samples if one.study == sample.study and one.view}
             order = [View.A4C, View.A2C, View.PLAX, View.PSAX]
@@ -90,7 +92,10 @@ def test_the_store_holds_what_the_node_computes_bit_for_bit(root: Path, tmp_path
             )
             assert sample.num_frames == len(files)
             for place, index in enumerate(sample.indices):
-                assert torch.equal(stored[place], load_still(root / files[index], SPEC, None))
+                assert torch.equal(stored[place], load_still(root / files[index], spec, None))
+    beats = {sample.loop_key: sample.beat + 1 for sample in sorted(store.samples, key=lambda one: one.beat)}
+    assert sum(beats.values()) == len(store.samples)
+    assert (max(beats.values()) > 1) == (spec.sampling == "beat")
 
 
 def test_version_0_1_has_no_labels(phantoms: Layouts) -> None:

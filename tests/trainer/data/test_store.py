@@ -2,12 +2,13 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model.clip.spec import ClipSpec
-from tests.trainer.stores import make_store
+from tests.trainer.stores import SPEC, make_store
 from trainer.data.store import INFO, SAMPLES, ClipStore, open_stores, shard_path
 from trainer.errors import DataError
 
@@ -93,6 +94,30 @@ def test_a_damaged_jpeg_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="000-A4C: a stored frame is damaged"):
         opened.read(opened.samples[0])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"crop": "sector"}, "clip.crop = none, the run wants sector"),
+        ({"crop": "sector", "depth_mm": 140.0}, "clip.crop = none"),
+        ({"sampling": "beat"}, "clip.sampling = uniform, the run wants beat"),
+        ({"resize": "fit"}, "clip.resize = squash, the run wants fit"),
+    ],
+)
+def test_stores_of_another_recipe_are_refused(store: Path, recipe: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        open_stores([store], ClipSpec.model_validate(SPEC.model_dump() | recipe))
+
+
+def test_nothing_is_cut_out_of_stills_so_that_their_store_fits_every_crop(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store", change=lambda sample: sample.model_copy(update={"kind": "still"}))
+
+    assert open_stores([path], ClipSpec.model_validate(SPEC.model_dump() | {"crop": "sector", "sampling": "beat"}))
+
+
+def test_the_normalisation_is_the_run_s(store: Path) -> None:
+    assert open_stores([store], ClipSpec.model_validate(SPEC.model_dump() | {"mean": (0.5, 0.5, 0.5), "beats": 2}))
 
 
 def test_stores_of_another_size_are_refused(store: Path) -> None:
