@@ -92,6 +92,11 @@ MIXED_DEPTHS_MM: Range = (100.0, 220.0)
 """Depths of data sets whose pictures have no common scale."""
 
 
+MIXED_FRAME_TIMES_MS: Range = (15.0, 50.0)
+MIXED_SECONDS: Range = (0.9, 3.5)
+"""Frame times and lengths of data sets whose loops hold from one beat to several; never less than one beat."""
+
+
 def between(rng: Generator, bounds: Range) -> float:
     """Return a number drawn evenly between the bounds."""
     return float(rng.uniform(*bounds))

@@ -64,13 +64,16 @@ def phantom(
     mixed_depths: Annotated[
         bool, typer.Option("--mixed-depths", help="Every patient at an imaging depth of his own.")
     ] = False,
+    mixed_times: Annotated[
+        bool, typer.Option("--mixed-times", help="Every loop with a frame rate and a length of its own.")
+    ] = False,
     jobs: Jobs = None,
 ) -> None:
     """Write synthetic echocardiograms with known truth in a data set's layout."""
     from trainer.phantom.case import Plan
     from trainer.phantom.write import write
 
-    plan = Plan(seed=seed, fresh=fresh, mixed_depths=mixed_depths)
+    plan = Plan(seed=seed, fresh=fresh, mixed_depths=mixed_depths, mixed_times=mixed_times)
     with progress_of("patients") as show:
         write(layout.value, out, cases=cases, plan=plan, jobs=jobs, progress=show)
     typer.echo(f"written: {out}")

@@ -10,7 +10,15 @@ from numpy.random import Generator
 
 from model.phantom.anatomy import Pose, random_pose
 from model.phantom.heart import Heart, random_heart
-from model.phantom.ranges import FRESH, MIXED_DEPTHS_MM, TRAINING, Ranges, between
+from model.phantom.ranges import (
+    FRESH,
+    MIXED_DEPTHS_MM,
+    MIXED_FRAME_TIMES_MS,
+    MIXED_SECONDS,
+    TRAINING,
+    Ranges,
+    between,
+)
 from model.phantom.scan import Frames, render
 from model.phantom.screen import Screen, random_screen
 from model.tasks import View
@@ -27,12 +35,16 @@ class Plan:
     """Hearts and screens beyond those of training on every side, to evaluate on."""
     mixed_depths: bool = False
     """Every study has its own imaging depth; otherwise all have one."""
+    mixed_times: bool = False
+    """Every loop has its own frame rate and length, up to several beats; otherwise it holds one beat or little more."""
 
     @property
     def ranges(self) -> Ranges:
         """Return the bounds."""
         ranges = FRESH if self.fresh else TRAINING
-        return replace(ranges, depth_mm=MIXED_DEPTHS_MM) if self.mixed_depths else ranges
+        if self.mixed_depths:
+            ranges = replace(ranges, depth_mm=MIXED_DEPTHS_MM)
+        return replace(ranges, frame_time_ms=MIXED_FRAME_TIMES_MS) if self.mixed_times else ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +89,8 @@ class Case:
         frame_time_ms = between(rng, self.plan.ranges.frame_time_ms)
         # One beat at least, however slow the heart and short the frames.
         wanted = int(rng.integers(*num_frames, endpoint=True))
+        if self.plan.mixed_times and wanted > 1:
+            wanted = round(1000.0 * between(rng, MIXED_SECONDS) / frame_time_ms)
         frames_THWC = render(
             self.heart,
             view,

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from model.phantom.screen import Screen
+from model.tasks import View
 from trainer.errors import UsageError
 from trainer.phantom.case import Plan, make_case
 from trainer.phantom.write import LAYOUTS, MARK, write
@@ -58,6 +60,20 @@ def test_mixed_depths_are_mixed() -> None:
 
     assert len(depths) > 10
     assert {make_case(Plan(seed=1), number).screen.depth_mm for number in range(20)} == {160.0}
+
+
+def test_mixed_times_are_mixed_and_hold_a_beat() -> None:
+    patients = [
+        make_case(Plan(seed=1, mixed_times=True), number, base=Screen(rows=24, columns=32)) for number in range(8)
+    ]
+    films = [(one, one.film(View.A4C, loop)) for one in patients for loop in range(3)]
+
+    beats = [len(film.frames_THWC) * film.frame_time_ms / one.heart.beat_ms for one, film in films]
+
+    assert min(beats) >= 0.98
+    assert max(beats) > 3.0
+    assert min(film.frame_time_ms for _, film in films) < 22.0
+    assert max(film.frame_time_ms for _, film in films) > 43.0
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
