@@ -64,7 +64,7 @@ def test_mixed_depths_are_mixed() -> None:
 
 def test_mixed_times_are_mixed_and_hold_a_beat() -> None:
     patients = [
-        make_case(Plan(seed=1, mixed_times=True), number, base=Screen(rows=24, columns=32)) for number in range(8)
+        make_case(Plan(seed=1, mixed_times=True), number, base=Screen(rows=60, columns=80)) for number in range(8)
     ]
     films = [(one, one.film(View.A4C, loop)) for one in patients for loop in range(3)]
 
