@@ -6,6 +6,7 @@ Memory holds the frames asked for and one compressed frame; the file is read whe
 
 import contextlib
 import math
+import re
 import struct
 import tempfile
 import zlib
@@ -70,9 +71,13 @@ _DAMAGE = (
     zlib.error,
 )
 
+_MODES_PLACE = 4
+_MODES = re.compile("[0-9A-Fa-f]{4}")
+
 _HEADER_TAGS: list[Any] = [
     "SOPClassUID",
     "SOPInstanceUID",
+    "ImageType",
     "Modality",
     "FrameTime",
     "FrameTimeVector",
@@ -181,6 +186,7 @@ def _header(dataset: Dataset, syntax: str) -> LoopHeader:
         bits_allocated=_integer(dataset, "BitsAllocated") or 8,
         frame_time_ms=_frame_time_ms(dataset),
         heart_rate=_heart_rate(dataset),
+        modes=_modes(dataset),
         is_colour_flagged=_integer(dataset, "UltrasoundColorDataPresent") == 1,
         regions=tuple(_region(item) for item in dataset.get("SequenceOfUltrasoundRegions") or ()),
         view_code=next((str(item.get("CodeValue", "")) for item in dataset.get("ViewCodeSequence") or ()), None),
@@ -219,6 +225,13 @@ def _frame_time_ms(dataset: Dataset) -> float | None:
 def _heart_rate(dataset: Dataset) -> float | None:
     rate = _positive(dataset, "HeartRate")
     return rate if rate is not None and HEART_RATES[0] <= rate <= HEART_RATES[1] else None
+
+
+def _modes(dataset: Dataset) -> int:
+    """Return the fourth value of Image Type, four hexadecimal digits; 0 where there is none."""
+    values = dataset.get("ImageType") or ()
+    text = "" if isinstance(values, str) or len(values) < _MODES_PLACE else str(values[_MODES_PLACE - 1])
+    return int(text, 16) if _MODES.fullmatch(text) else 0
 
 
 def _positive(dataset: Dataset, keyword: str) -> float | None:

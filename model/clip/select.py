@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from model.clip.levels import strongest
 from model.clip.pixels import DECODABLE
 from model.clip.quality import CLIPPED_LEVEL, measure
+from model.clip.screen_layout import runs_as_trace, shows_several
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, Region
 from model.clip.spec import frame_indices
 
@@ -38,6 +39,8 @@ class Reason(StrEnum):
     """Clearly less than a heart beat, or too few frames for one."""
     SEVERAL_IMAGES = "several_images"
     """Two or more pictures side by side."""
+    TRACE = "trace"
+    """A trace that runs across the screen, though the header does not say so."""
     STATIC = "static"
     """The frames do not differ: a frozen picture."""
     POOR_PICTURE = "poor_picture"
@@ -67,6 +70,7 @@ _TEXTS = {
     Reason.COLOUR_DOPPLER: "colour or tissue Doppler",
     Reason.TOO_SHORT: "loop too short",
     Reason.SEVERAL_IMAGES: "several images on one screen",
+    Reason.TRACE: "a trace that runs (M-mode or spectral Doppler)",
     Reason.STATIC: "frozen picture, nothing moves",
     Reason.POOR_PICTURE: "picture too poor",
     Reason.NO_SECTOR: "ultrasound sector not found on the screen",
@@ -103,6 +107,8 @@ _MOTION = 16  # grey levels between the frames; compression noise stays below
 _CHROMA = 60  # grey levels between R, G and B, beyond what the picture's own colour map does
 _INSPECTED_ROWS, _INSPECTED_FRAMES = 200, 16  # the shares above need no finer look
 
+_MODES_M, _MODES_SPECTRAL, _MODES_COLOUR, _MODES_3D = 0x0022, 0x000C, 0x0110, 0x0040
+
 _CINE = frozenset({"1.2.840.10008.5.1.4.1.1.3.1", "1.2.840.10008.5.1.4.1.1.3"})  # US Multi-frame, and retired
 _STILL = frozenset({"1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.6"})  # US Image, and retired
 _VOLUME = "1.2.840.10008.5.1.4.1.1.6.2"  # Enhanced US Volume
@@ -134,6 +140,8 @@ def select(header: LoopHeader) -> Verdict:
     """
     if header.sop_class_uid == _VOLUME:
         return Verdict(reason=Reason.VOLUME_3D)
+    if header.modes & _MODES_3D:
+        return Verdict(reason=Reason.VOLUME_3D, detail="by its Image Type")
     if header.rows is None or header.columns is None:
         return Verdict(reason=Reason.NOT_AN_IMAGE)
     if header.sop_class_uid not in _CINE | _STILL:
@@ -153,6 +161,8 @@ def select(header: LoopHeader) -> Verdict:
         return Verdict(reason=Reason.IMPLAUSIBLE_SIZE, detail=f"{header.rows} x {header.columns}")
     if any(region.data_type == 2 for region in _pictures(header)):
         return Verdict(reason=Reason.COLOUR_DOPPLER, detail="by its header")
+    if header.modes & _MODES_COLOUR:
+        return Verdict(reason=Reason.COLOUR_DOPPLER, detail="by its Image Type")
     if len(_boxes(header)) > 1:
         return Verdict(reason=Reason.SEVERAL_IMAGES, detail=f"{len(_boxes(header))} regions")
     if header.transfer_syntax_uid not in DECODABLE:
@@ -176,6 +186,10 @@ def inspect(frames_THWC: Frames) -> Verdict:
     coloured = _coloured_share(seen[:, moves_HW].reshape(-1, 3).astype(np.int16))
     if coloured > COLOURED_FRACTION:
         return Verdict(reason=Reason.COLOUR_DOPPLER, detail=f"{coloured:.0%} of what moves is coloured")
+    if runs_as_trace(seen, moves_HW):
+        return Verdict(reason=Reason.TRACE)
+    if shows_several(seen, moves_HW):
+        return Verdict(reason=Reason.SEVERAL_IMAGES, detail="by its pixels")
     level_THW = strongest(seen)
     fault = measure(level_THW[:, moves_HW | _white(level_THW, moves_HW)]).fault
     return Verdict(reason=Reason.POOR_PICTURE, detail=fault) if fault else ACCEPTED
@@ -216,7 +230,11 @@ def _part_of_a_beat(header: LoopHeader) -> str:
 
 
 def _trace(header: LoopHeader) -> Reason | None:
-    """Return the kind of trace that a region holds; a type-0 region says nothing."""
+    """Return the kind of trace that a region, or Image Type, tells of; a type-0 region says nothing."""
+    if header.modes & _MODES_SPECTRAL:
+        return Reason.SPECTRAL_DOPPLER
+    if header.modes & _MODES_M:
+        return Reason.M_MODE
     for region in header.regions:
         if region.spatial_format == 3 or region.data_type in (3, 4):
             return Reason.SPECTRAL_DOPPLER

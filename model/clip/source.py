@@ -57,6 +57,9 @@ class LoopHeader:
     where the header has none of them."""
     heart_rate: float | None
     """Beats a minute; None where the header has none, or what no heart does."""
+    modes: int
+    """Imaging modes by the fourth value of Image Type (PS3.3 C.8.5.6.1.1), a bit each: 1 2-D, 2 M-mode, 4 CW, 8 PW,
+    16 colour Doppler, 32 colour M-mode, 64 3-D, 256 colour power; 0 where the header does not say."""
     is_colour_flagged: bool
     """Ultrasound Color Data Present says so (0028,0014)."""
     regions: tuple[Region, ...]

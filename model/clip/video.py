@@ -70,6 +70,7 @@ def open_video(path: Path) -> VideoLoop:
         bits_allocated=8,
         frame_time_ms=1000.0 / frames_a_second if frames_a_second > 0 else None,
         heart_rate=None,
+        modes=0,
         is_colour_flagged=False,
         regions=(),
         view_code=None,

@@ -78,6 +78,7 @@ PLAIN = LoopHeader(
     bits_allocated=8,
     frame_time_ms=33.3,
     heart_rate=None,
+    modes=0,
     is_colour_flagged=False,
     regions=(),
     view_code=None,

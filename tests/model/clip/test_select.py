@@ -17,7 +17,7 @@ from model.phantom.heart import Heart
 from model.phantom.scan import render
 from model.phantom.screen import Screen
 from model.tasks import View
-from tests.doubles.loops import PLAIN
+from tests.doubles.loops import PLAIN, picture, write_native
 
 SEEN: dict[str, Reason | None] = {
     "hp_ped_I_000001.dcm": None,  # parasternal long axis, ECG strip in a region of its own
@@ -168,10 +168,53 @@ LEFT, RIGHT = (0, 0, 300, 479), (320, 0, 639, 479)
         ({"regions": (region(box=LEFT), region(2, 1, RIGHT))}, Reason.M_MODE),
         ({"regions": (region(box=LEFT), region(3, 3, RIGHT))}, Reason.SPECTRAL_DOPPLER),
         ({"regions": (region(box=LEFT), region(3, 4, RIGHT))}, Reason.SPECTRAL_DOPPLER),
+        ({"modes": 0x0001}, None),
+        ({"modes": 0x0401}, None),
+        ({"modes": 0x0003}, Reason.M_MODE),
+        ({"modes": 0x0019}, Reason.SPECTRAL_DOPPLER),
+        ({"modes": 0x0005}, Reason.SPECTRAL_DOPPLER),
+        ({"modes": 0x0011}, Reason.COLOUR_DOPPLER),
+        ({"modes": 0x0101}, Reason.COLOUR_DOPPLER),
+        ({"modes": 0x0041}, Reason.VOLUME_3D),
     ],
 )  # fmt: skip
 def test_a_header_gets_its_verdict(changes: dict[str, object], reason: Reason | None) -> None:
     assert select(replace(BMODE, **changes)).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("image_type", "modes"),
+    [
+        (["ORIGINAL", "PRIMARY", "", "0011"], 0x11),
+        (["ORIGINAL", "PRIMARY", "US IMAGE", "001F", "x"], 0x1F),
+        (["ORIGINAL", "PRIMARY", "", ""], 0),
+        (["ORIGINAL", "PRIMARY", "", "11"], 0),
+        (["ORIGINAL", "PRIMARY", "", "0x11"], 0),
+        (["ORIGINAL", "PRIMARY", "TEE", "STRESS"], 0),
+        (["DERIVED", "PRIMARY"], 0),
+        ("0011", 0),
+        (None, 0),
+    ],
+)
+def test_the_modes_are_those_of_image_type(tmp_path: Path, image_type: object, modes: int) -> None:
+    path = write_native(tmp_path / "a.dcm", picture(2), ImageType=image_type)
+
+    assert open_loop(path).header.modes == modes
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("acuson_colour_implicit.dcm", Reason.COLOUR_DOPPLER),
+        ("toshiba_adult_I_000037.dcm", Reason.COLOUR_DOPPLER),
+        ("toshiba_adult_I_000034.dcm", Reason.M_MODE),
+        ("toshiba_adult_I_000038.dcm", Reason.SPECTRAL_DOPPLER),
+    ],
+)
+def test_image_type_tells_what_real_regions_do_not(shared_data: Path, name: str, reason: Reason) -> None:
+    header = open_loop(shared_data / "us" / name).header
+
+    assert select(replace(header, regions=())).reason is reason
 
 
 def test_every_reason_has_words_of_its_own() -> None:
