@@ -3,8 +3,6 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -c constraints.txt
 PACKAGES := dicom_node model worker trainer
-# Hours, not minutes: run by hand.
-EXPERIMENTS := benchmarks/paper_at_phantom_scale.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench fmt docs phantom-ensemble
@@ -33,7 +31,7 @@ check: .venv/with-test
 	$(BIN)/lint-imports
 
 bench: .venv/with-test
-	@found=; for file in $(filter-out $(EXPERIMENTS),$(wildcard benchmarks/*.py)); do \
+	@found=; for file in $(wildcard benchmarks/*.py); do \
 	  found=1; echo "== $$file"; $(BIN)/python "$$file" || exit 1; \
 	done; [ -n "$$found" ] || echo "no benchmarks yet"
 

@@ -7,16 +7,14 @@ against 50 % hidden, a tenth of the labels against all of them. The task is the 
 The interval of a difference is over resampled patients: of each, the absolute error is averaged over the seeds first.
 Answers about phantoms; what holds for hearts the paper says.
 
-    python benchmarks/paper_at_phantom_scale.py [--out DIR] [--cases 400]
+    python benchmarks/by_hand/paper_at_phantom_scale.py [--out DIR] [--cases 400]
 
 At most 90 minutes on two cores; a second call goes on where the first was stopped.
 """
 
 import argparse
 import csv
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,12 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from commands import interval, is_done, settings, trainer
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
 PATIENTS_SEED = 41
-RESAMPLES = 2000
 
 NET = ("net.tubelet=4", "net.depth=3", "net.heads=2")
 PRETRAIN = ("batch=16", "epochs=16", "precision=fp32", "decoder.depth=1", "checkpoint_steps=100000")
@@ -58,26 +55,6 @@ ARMS = (
     Arm(name="a tenth of the labels", mask=0.85, fraction=0.1),
     Arm(name="a tenth of the labels, random start", mask=None, fraction=0.1),
 )
-
-
-def trainer(*arguments: object) -> None:
-    """Run one of the trainer's commands on one core."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "trainer", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[2:])}: {done.stderr[-2000:]}")
-
-
-def settings(*values: str) -> list[str]:
-    """Return --set options."""
-    return [part for value in values for part in ("--set", value)]
-
-
-def is_done(run: Path) -> bool:
-    """Return whether a run is finished."""
-    file = run / "run.json"
-    return file.exists() and json.loads(file.read_text())["status"] == "done"
 
 
 def pretrain(out: Path, mask: float, seed: int) -> None:
@@ -117,13 +94,6 @@ def errors(out: Path, arm: Arm, seed: int) -> NDArray[np.float64]:
     with (run_of(out, arm, seed) / "figures" / "predictions.csv").open() as stream:
         rows = sorted(csv.DictReader(stream), key=lambda row: row["key"])
     return np.array([abs(float(row["prediction"]) - float(row["truth"])) for row in rows])
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over resampled patients."""
-    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), (2.5, 97.5))
-    return float(low), float(high)
 
 
 def table(out: Path) -> str:

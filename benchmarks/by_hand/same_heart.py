@@ -5,7 +5,7 @@ film: nothing beside the fan; text, ECG, marks, a logo; the geometry of other ve
 heart's LVEF is the mean over its apical loops and the members, as the node's, without the view gate, which would hide
 a change. What is printed is the mean absolute difference to the bare screen over the hearts, in points.
 
-    python benchmarks/same_heart.py ENSEMBLE [ENSEMBLE ...] [--hearts 50]
+    python benchmarks/by_hand/same_heart.py ENSEMBLE [ENSEMBLE ...] [--hearts 50]
 
 Each ensemble reads the loops by its own recipe, so one that keeps the whole screen stands beside one that cuts the
 sector out. Loops that a recipe refuses are counted. The LVEF on the bare screen itself is off by MAE: an ensemble that
