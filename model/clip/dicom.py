@@ -22,7 +22,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from model.clip.pixels import DECODABLE, DEFLATED, NATIVE, VIDEO, PixelData, find_pixel_data
-from model.clip.rgb import colouring
+from model.clip.rgb import colouring, true_photometric
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, LoopSource, Region
 from model.clip.video import open_video
 from model.errors import UnreadableLoop
@@ -127,10 +127,21 @@ class DicomLoop:
             if pixel_data.syntax in VIDEO:
                 return _video_frames(pixel_data, self.header, indices)
             colours = colouring(description)
-            pictures = {
-                index: colours.to_rgb(samples) for index, samples in zip(wanted, pixel_data.frames(wanted), strict=True)
-            }
-            return np.stack([pictures[index] for index in indices])
+            decoded = pixel_data.frames(wanted)
+            first_HWC = colours.to_rgb(next(decoded))
+            named = true_photometric(first_HWC, colours.photometric)
+            if named != colours.photometric:
+                description.PhotometricInterpretation = named
+                colours, decoded = colouring(description), pixel_data.frames(wanted)
+                first_HWC = colours.to_rgb(next(decoded))
+            frames_NHWC = np.empty((len(wanted), *first_HWC.shape), dtype=np.uint8)
+            frames_NHWC[0] = first_HWC
+            for place, samples in enumerate(decoded, start=1):
+                frame_HWC = colours.to_rgb(samples)
+                if frame_HWC.shape != first_HWC.shape:
+                    raise UnreadableLoop("its frames differ in size")
+                frames_NHWC[place] = frame_HWC
+            return frames_NHWC if list(indices) == wanted else frames_NHWC[[wanted.index(index) for index in indices]]
 
 
 def open_loop(path: Path) -> LoopSource:

@@ -15,6 +15,11 @@ from model.clip.source import Frames
 from model.errors import UnreadableLoop
 
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})  # pydicom has made RGB of all of them
+# How black comes out under the wrong name (PS3.3 C.7.6.3.1.2), and the right one.
+_BLACK_MISREAD = {"RGB": ((0, 128, 128), "YBR_FULL"), "YBR_FULL": ((0, 135, 0), "RGB")}
+_NEAR = 4  # levels
+_MISREAD, _BLACK = 0.25, 0.02  # shares of the screen: at least, at most
+_STEP = 4  # every so many pixels are looked at
 _PALETTE_DESCRIPTOR = "RedPaletteColorLookupTableDescriptor"
 _PALETTE_DATA = tuple(f"{name}PaletteColorLookupTableData" for name in ("Red", "Green", "Blue"))
 
@@ -79,6 +84,24 @@ def colouring(dataset: Dataset) -> Colouring:
         first_entry=_first_entry(dataset) if is_palette else 0,
         palette=_palette(dataset) if is_palette else None,
     )
+
+
+def true_photometric(frame_HWC: Frames, photometric: str) -> str:
+    """Return the photometric interpretation that a frame's samples have, whatever the header says.
+
+    Most of an ultrasound screen is black. Under the wrong name black is teal, or green, and nothing is black.
+
+    Args:
+        frame_HWC: RGB, made by the header's word.
+        photometric: that word.
+    """
+    if photometric not in _BLACK_MISREAD:
+        return photometric
+    misread, other = _BLACK_MISREAD[photometric]
+    seen_NC = frame_HWC[::_STEP, ::_STEP].reshape(-1, 3).astype(np.int16)
+    is_misread = np.abs(seen_NC - np.array(misread)).max(axis=1) <= _NEAR
+    is_black = seen_NC.max(axis=1) <= _NEAR
+    return other if is_misread.mean() > _MISREAD and is_black.mean() < _BLACK else photometric
 
 
 def _window(dataset: Dataset) -> tuple[float, float] | None:

@@ -280,6 +280,43 @@ def test_a_jpeg_that_holds_ybr_under_a_header_of_rgb_is_read_by_its_own_marker(t
     assert worst(decoded, picture()[list(SOME)]) <= 6
 
 
+def on_black(frames_THWC: Frames) -> Frames:
+    """Return a screen that is mostly black, as an ultrasound screen is, with a picture on it."""
+    screen = np.zeros((len(frames_THWC), 200, 300, 3), dtype=np.uint8)
+    screen[:, 20 : 20 + frames_THWC.shape[1], 20 : 20 + frames_THWC.shape[2]] = frames_THWC
+    return screen
+
+
+@pytest.mark.parametrize("is_compressed", [False, True], ids=["native", "RLE"])
+@pytest.mark.parametrize(("holds", "says"), [("YBR_FULL", "RGB"), ("RGB", "YBR_FULL")])
+def test_samples_under_the_wrong_name_get_their_colours(
+    tmp_path: Path, holds: str, says: str, *, is_compressed: bool
+) -> None:
+    """Carts and converters lie about YCbCr; black tells."""
+    true = on_black(picture())
+    loop = write_native(
+        tmp_path / "a.dcm", to_ybr(true) if holds == "YBR_FULL" else true, PhotometricInterpretation=says
+    )
+    if is_compressed:
+        dataset = dcmread(loop)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(loop)
+
+    decoded = open_loop(loop).read(SOME)
+
+    assert worst(decoded, true[list(SOME)]) <= 3
+
+
+@pytest.mark.parametrize("colour", [(0, 128, 128), (0, 135, 0)])
+def test_a_screen_that_is_teal_and_black_is_left_as_it_is(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+    frames = on_black(picture())
+    frames[:, :, 150:] = colour
+
+    for photometric, samples in (("RGB", frames), ("YBR_FULL", to_ybr(frames))):
+        loop = write_native(tmp_path / f"{photometric}.dcm", samples, PhotometricInterpretation=photometric)
+        assert worst(open_loop(loop).read(SOME), frames[list(SOME)]) <= 3
+
+
 @pytest.mark.parametrize("photometric", ["YBR_ICT", "YBR_RCT"])
 def test_jpeg_2000_with_its_own_colour_transform_gives_its_colours(tmp_path: Path, photometric: str) -> None:
     dataset = dcmread(write_native(tmp_path / "a.dcm", picture()))
