@@ -17,18 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 import torch
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
-from pydicom.uid import JPEGBaseline8Bit, UltrasoundMultiFrameImageStorage
+from pydicom.uid import JPEGBaseline8Bit
 from torch import Tensor
 
 from model.clip.dicom import open_loop
 from model.clip.spec import ClipSpec, frame_indices
 from model.clip.transform import resize
+from model.phantom.dicom import picture
 from model.phantom.heart import Heart
 from model.phantom.scan import render
 from model.phantom.screen import Screen
@@ -39,21 +38,11 @@ SPEC = ClipSpec()
 
 def loop(path: Path) -> Path:
     """Write a phantom's loop."""
-    frames_THWC = render(Heart(edv_ml=120.0, esv_ml=50.0), View.A4C, num_frames=80, frame_time_ms=30.0,
-                         rng=np.random.default_rng(0), screen=Screen(rows=600, columns=800))  # fmt: skip
-    one = Dataset()
-    one.SOPClassUID, one.SOPInstanceUID, one.Modality = UltrasoundMultiFrameImageStorage, "2.25.1", "US"
-    one.NumberOfFrames, one.Rows, one.Columns, one.FrameTime = 80, 600, 800, 30.0
-    one.SamplesPerPixel, one.PhotometricInterpretation, one.PlanarConfiguration = 3, "YBR_FULL_422", 0
-    one.BitsAllocated = one.BitsStored = 8
-    one.HighBit, one.PixelRepresentation = 7, 0
-    one.PixelData = encapsulate(
-        [
-            simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=90, colorsubsampling="422")
-            for frame in frames_THWC
-        ]
-    )
-    one["PixelData"].VR, one["PixelData"].is_undefined_length = "OB", True
+    heart, screen = Heart(edv_ml=120.0, esv_ml=50.0), Screen(rows=600, columns=800)
+    frames_THWC = render(heart, View.A4C, num_frames=80, frame_time_ms=30.0, rng=np.random.default_rng(0),
+                         screen=screen)  # fmt: skip
+    one = picture(frames_THWC, screen, frame_time_ms=30.0, heart_rate=heart.heart_rate)
+    one.SOPInstanceUID, one.Modality = "2.25.1", "US"
     one.file_meta = FileMetaDataset()
     one.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     one.save_as(path, enforce_file_format=True)

@@ -1,28 +1,25 @@
 """A synthetic echo study as DICOM instances: B-mode loops of several views, a colour Doppler loop and a still."""
 
-import io
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.uid import UID as PydicomUID
-from pydicom.uid import JPEGBaseline8Bit, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
+from pydicom.uid import JPEGBaseline8Bit
 
 from model.phantom.anatomy import random_pose
+from model.phantom.dicom import picture
 from model.phantom.heart import Heart
-from model.phantom.scan import Frames, render
+from model.phantom.scan import render
 from model.phantom.screen import Screen
 from model.tasks import View
 
 _FRAME_TIME_MS = 33.3
 _NUM_FRAMES = 48
-_JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +58,12 @@ def make_study(heart: Heart, *, seed: int, at: datetime, shots: Sequence[Shot] =
             screen=screen,
             pose=random_pose(rng),
         )
-        yield _instance(frames, study_uid=study_uid, number=number, at=at)
+        instance = picture(frames, screen, frame_time_ms=_FRAME_TIME_MS, heart_rate=heart.heart_rate)
+        _identify(instance, study_uid=study_uid, number=number, at=at)
+        yield instance
 
 
-def _instance(frames_THWC: Frames, *, study_uid: str, number: int, at: datetime) -> Dataset:
-    num_frames, rows, columns, _ = frames_THWC.shape
-    instance = Dataset()
-    instance.SOPClassUID = UltrasoundImageStorage if num_frames == 1 else UltrasoundMultiFrameImageStorage
+def _identify(instance: Dataset, *, study_uid: str, number: int, at: datetime) -> None:
     instance.SOPInstanceUID = _uid(f"{study_uid}/{number}")
     instance.StudyInstanceUID = study_uid
     instance.SeriesInstanceUID = _uid(f"{study_uid}/series")
@@ -85,32 +81,10 @@ def _instance(frames_THWC: Frames, *, study_uid: str, number: int, at: datetime)
     instance.Manufacturer = "Echo AI node phantom"
     instance.SeriesNumber = 1
     instance.InstanceNumber = number
-    if num_frames > 1:
-        instance.NumberOfFrames = num_frames
-        instance.FrameTime = _FRAME_TIME_MS
-        instance.FrameIncrementPointer = 0x00181063
-    instance.Rows, instance.Columns = rows, columns
-    instance.SamplesPerPixel = 3
-    instance.PhotometricInterpretation = "YBR_FULL_422"
-    instance.PlanarConfiguration = 0
-    instance.BitsAllocated = instance.BitsStored = 8
-    instance.HighBit = 7
-    instance.PixelRepresentation = 0
-    instance.LossyImageCompression = "01"
-    instance.PixelData = encapsulate([_jpeg(frame) for frame in frames_THWC])
-    instance["PixelData"].VR = "OB"
-    instance["PixelData"].is_undefined_length = True  # PS3.5 A.4: encapsulated
     instance.file_meta = FileMetaDataset()
     instance.file_meta.MediaStorageSOPClassUID = instance.SOPClassUID
     instance.file_meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
     instance.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    return instance
-
-
-def _jpeg(frame_HWC: Frames) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame_HWC).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:2")
-    return buffer.getvalue()
 
 
 def _uid(name: str) -> PydicomUID:

@@ -8,19 +8,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     JPEGBaseline8Bit,
     UltrasoundImageStorage,
-    UltrasoundMultiFrameImageStorage,
     generate_uid,
 )
 
-from model.phantom.screen import Screen
+from model.phantom.dicom import compress, picture, region
 from model.tasks import View
 from trainer.phantom.case import Case, Film, Plan, make_case
 from trainer.phantom.tables import Row, Tables
@@ -33,7 +30,6 @@ _FIRST_SUBJECT, _FIRST_STUDY, _FIRST_MEASUREMENT = 10_000_032, 94_100_000, 7_000
 _BEGIN = datetime(2180, 1, 1, 8)  # noqa: DTZ001  # dates of the data set are shifted and have no zone
 _LOOPS = (View.PLAX, View.PSAX, View.PSAX, View.A4C, View.A4C, View.A2C, View.OTHER)
 _STENOSIS = ("No AS", "Mild AS", "Mild-moderate AS", "Moderate AS", "Severe AS")
-_QUALITY = 90
 
 
 def case(plan: Plan, number: int) -> Case:
@@ -107,21 +103,7 @@ def _instances(patient: Case) -> list[tuple[Dataset, View | None]]:
 
 
 def _image(film: Film, patient: Case) -> Dataset:
-    frames_THWC, screen = film.frames_THWC, film.screen
-    num_frames, rows, columns, _ = frames_THWC.shape
-    instance = Dataset()
-    instance.SOPClassUID = UltrasoundImageStorage if num_frames == 1 else UltrasoundMultiFrameImageStorage
-    if num_frames > 1:
-        instance.NumberOfFrames = num_frames
-        instance.FrameTime = f"{film.frame_time_ms:.3f}"
-        instance.FrameIncrementPointer = 0x00181063
-        instance.HeartRate = round(patient.heart.heart_rate)
-    instance.Rows, instance.Columns = rows, columns
-    instance.SequenceOfUltrasoundRegions = Sequence([_region(screen, spatial_format=1, data_type=1)])
-    if screen.has_colour:
-        instance.SequenceOfUltrasoundRegions.append(_region(screen, spatial_format=1, data_type=2))
-    _compress(instance, frames_THWC)
-    return instance
+    return picture(film.frames_THWC, film.screen, frame_time_ms=film.frame_time_ms, heart_rate=patient.heart.heart_rate)
 
 
 def _doppler(patient: Case) -> Dataset:
@@ -138,42 +120,9 @@ def _doppler(patient: Case) -> Dataset:
     frame = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
     instance = Dataset()
     instance.SOPClassUID = UltrasoundImageStorage
-    instance.Rows, instance.Columns = rows, columns
-    instance.SequenceOfUltrasoundRegions = Sequence([_region(patient.screen, spatial_format=3, data_type=4)])
-    _compress(instance, frame[None])
+    instance.SequenceOfUltrasoundRegions = Sequence([region(patient.screen, spatial_format=3, data_type=4)])
+    compress(instance, frame[None])
     return instance
-
-
-def _region(screen: Screen, *, spatial_format: int, data_type: int) -> Dataset:
-    """Return where the picture is and how large its pixels are (PS3.3 C.8.5.5)."""
-    region = Dataset()
-    region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = spatial_format, data_type, 2
-    region.RegionLocationMinX0, region.RegionLocationMinY0 = 0, 0
-    region.RegionLocationMaxX1 = screen.columns - 1
-    region.RegionLocationMaxY1 = round(screen.bottom_row * screen.rows) - 1
-    region.ReferencePixelX0 = round(screen.apex_column * screen.columns)
-    region.ReferencePixelY0 = round(screen.apex_row * screen.rows)
-    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3  # cm
-    region.PhysicalDeltaX, region.PhysicalDeltaY = screen.column_mm / 10.0, screen.row_mm / 10.0
-    return region
-
-
-def _compress(instance: Dataset, frames_THWC: np.ndarray) -> None:
-    instance.SamplesPerPixel = 3
-    instance.PhotometricInterpretation = "YBR_FULL_422"
-    instance.PlanarConfiguration = 0
-    instance.BitsAllocated = instance.BitsStored = 8
-    instance.HighBit, instance.PixelRepresentation = 7, 0
-    instance.UltrasoundColorDataPresent = 1  # as real carts say of every loop that is stored in colour
-    instance.LossyImageCompression = "01"
-    instance.PixelData = encapsulate(
-        [
-            simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=_QUALITY, colorsubsampling="422")
-            for frame in frames_THWC
-        ]
-    )
-    instance["PixelData"].VR = "OB"
-    instance["PixelData"].is_undefined_length = True  # PS3.5 A.4: encapsulated
 
 
 def _identify(instance: Dataset, *, subject: str, study: str, number: int, at: datetime) -> None:
