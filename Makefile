@@ -41,37 +41,48 @@ fmt: .venv/with-test
 
 # From nothing to model/shipped by the trainer's commands alone; PHANTOM keeps what is made on the way.
 PHANTOM ?= build/phantom
-SHIPPED_VERSION := 0.4.0
+SHIPPED_VERSION := 0.5.0
 TASKS := lvef lvedv lvesv lvef_reduced aortic_stenosis view
-RECIPE := clip.crop=sector net.heads=2 net.tubelet=4 flip=false jitter.degrees=8.0 jitter.shift=0.04 jitter.gain=0.08 \
+RECIPE := net.heads=2 net.tubelet=4 flip=false jitter.degrees=8.0 jitter.shift=0.04 jitter.gain=0.08 \
   optimiser.clip_norm=5.0 optimiser.warmup=0.05 precision=fp32 view_only_fraction=0.35
-STORE = $(BIN)/trainer prepare mimic --config small --set clip.crop=sector --format raw
-LEARN = $(BIN)/trainer finetune $(addprefix --task ,$(TASKS)) --data $(PHANTOM)/store --config small \
-  $(addprefix --set ,$(RECIPE))
+SECTOR := clip.crop=sector
+DEEP := $(SECTOR) clip.depth_mm=140
+SET = $(addprefix --set ,$(1))
+STORE = $(BIN)/trainer prepare mimic --config small --format raw
+LEARN = $(BIN)/trainer finetune $(addprefix --task ,$(TASKS)) --config small $(call SET,$(RECIPE))
+FIRST = $(LEARN) $(call SET,$(SECTOR)) --data $(PHANTOM)/store
+THEN = $(LEARN) $(call SET,$(DEEP)) --data $(PHANTOM)/deep-store --data $(PHANTOM)/store-140 --epochs 5
 
-# Each member learns in two turns: the second begins with the encoder of the first and a learning rate as high. Two members
-# begin at random, side by side; the third begins with the encoder of the first.
+# Each member learns in three turns, each from the encoder of the last with a learning rate as high: two at one imaging
+# depth, the third at all of them. Two members begin at random, side by side; the third with the first turn of one.
 phantom-ensemble: export OMP_NUM_THREADS = 1
 phantom-ensemble: .venv/with-test
 	$(BIN)/trainer phantom --layout mimic --cases 1000 --seed 1 --out $(PHANTOM)/data
-	$(STORE) $(PHANTOM)/data --out $(PHANTOM)/store
+	$(BIN)/trainer phantom --layout mimic --cases 600 --seed 2 --mixed-depths --out $(PHANTOM)/deep-data
 	$(BIN)/trainer phantom --layout mimic --cases 200 --seed 20261124 --fresh --out $(PHANTOM)/fresh-data
-	$(STORE) $(PHANTOM)/fresh-data --all-to test --out $(PHANTOM)/fresh
-	$(BIN)/trainer phantom --layout mimic --cases 50 --seed 20261124 --fresh --mixed-depths --out $(PHANTOM)/mixed-data
-	$(STORE) $(PHANTOM)/mixed-data --all-to test --out $(PHANTOM)/mixed
-	$(LEARN) --epochs 9 --seed 0 --out $(PHANTOM)/first-0 & \
-	  $(LEARN) --epochs 9 --seed 1 --out $(PHANTOM)/first-1 && wait $$!
-	$(LEARN) --epochs 3 --seed 2 --encoder $(PHANTOM)/first-0 --out $(PHANTOM)/first-2
-	$(LEARN) --epochs 14 --seed 0 --encoder $(PHANTOM)/first-0 --out $(PHANTOM)/member-0 & \
-	  $(LEARN) --epochs 14 --seed 1 --encoder $(PHANTOM)/first-1 --out $(PHANTOM)/member-1 && wait $$!
-	$(LEARN) --epochs 12 --seed 2 --encoder $(PHANTOM)/first-2 --out $(PHANTOM)/member-2
+	$(BIN)/trainer phantom --layout mimic --cases 200 --seed 20261124 --fresh --mixed-depths \
+	  --out $(PHANTOM)/fresh-deep-data
+	$(STORE) $(call SET,$(SECTOR)) $(PHANTOM)/data --out $(PHANTOM)/store
+	$(STORE) $(call SET,$(DEEP)) $(PHANTOM)/data --out $(PHANTOM)/store-140
+	$(STORE) $(call SET,$(DEEP)) $(PHANTOM)/deep-data --out $(PHANTOM)/deep-store
+	$(STORE) $(call SET,$(DEEP)) $(PHANTOM)/fresh-data --all-to test --out $(PHANTOM)/fresh-140
+	$(STORE) $(call SET,$(DEEP)) $(PHANTOM)/fresh-deep-data --all-to test --out $(PHANTOM)/fresh-deep
+	$(FIRST) --epochs 9 --seed 0 --out $(PHANTOM)/first-0 & \
+	  $(FIRST) --epochs 9 --seed 1 --out $(PHANTOM)/first-1 && wait $$!
+	$(FIRST) --epochs 3 --seed 2 --encoder $(PHANTOM)/first-0 --out $(PHANTOM)/first-2
+	$(FIRST) --epochs 14 --seed 0 --encoder $(PHANTOM)/first-0 --out $(PHANTOM)/member-0 & \
+	  $(FIRST) --epochs 14 --seed 1 --encoder $(PHANTOM)/first-1 --out $(PHANTOM)/member-1 && wait $$!
+	$(FIRST) --epochs 12 --seed 2 --encoder $(PHANTOM)/first-2 --out $(PHANTOM)/member-2
+	$(THEN) --seed 0 --encoder $(PHANTOM)/member-0 --out $(PHANTOM)/deep-0 & \
+	  $(THEN) --seed 1 --encoder $(PHANTOM)/member-1 --out $(PHANTOM)/deep-1 && wait $$!
+	$(THEN) --seed 2 --encoder $(PHANTOM)/member-2 --out $(PHANTOM)/deep-2
 	for seed in 0 1 2; do \
-	  run=$(PHANTOM)/member-$$seed; $(BIN)/trainer evaluate $$run --data $(PHANTOM)/fresh --out $$run/figures || exit 1; \
+	  run=$(PHANTOM)/deep-$$seed; $(BIN)/trainer evaluate $$run --data $(PHANTOM)/fresh-deep --out $$run/figures || exit 1; \
 	done
-	$(BIN)/trainer publish $(PHANTOM)/member-0 $(PHANTOM)/member-1 $(PHANTOM)/member-2 --name phantom \
+	$(BIN)/trainer publish $(PHANTOM)/deep-0 $(PHANTOM)/deep-1 $(PHANTOM)/deep-2 --name phantom \
 	  --version $(SHIPPED_VERSION) --ensemble $(PHANTOM)/shelf
-	$(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/fresh --out $(PHANTOM)/figures
-	$(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/mixed --out $(PHANTOM)/figures-mixed
+	$(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/fresh-deep --out $(PHANTOM)/figures-deep
+	$(BIN)/trainer evaluate $(PHANTOM)/shelf --data $(PHANTOM)/fresh-140 --out $(PHANTOM)/figures-one-depth
 	rm -rf model/shipped && cp -r $(PHANTOM)/shelf/versions/$(SHIPPED_VERSION) model/shipped
 
 docs: .venv/with-test

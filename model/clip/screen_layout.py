@@ -21,6 +21,7 @@ _ABOVE = 0.1  # of the height of a part: so far above it the sides of a picture 
 _SWEEP = 0.3  # of the width of what moves: a trace changes in a column as narrow from frame to frame
 _MOST = 0.6  # of the steps: as many show it
 _SHIFTED = 0.5  # of the difference between two frames: as little is left once the picture is moved along
+_ROWS_APART = 4  # a push along is seen in every row
 _REACH = 0.5  # of the width: so far a trace may have run between two frames
 
 
@@ -36,7 +37,7 @@ def runs_as_trace(seen_ThwC: Frames, moves_hw: NDArray[np.bool_]) -> bool:
     if len(seen_ThwC) < 4 or columns.size < 8:
         return False
     level_Thw = strongest(seen_ThwC[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.int16)
-    return _is_swept(level_Thw) or _is_scrolled(level_Thw)
+    return _is_swept(level_Thw) or _is_scrolled(level_Thw[:, ::_ROWS_APART])
 
 
 def shows_several(frames_THWC: Frames, moves_HW: NDArray[np.bool_]) -> bool:
