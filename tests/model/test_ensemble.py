@@ -16,12 +16,14 @@ from torch import Tensor
 from model import bundle
 from model.aggregate import gate
 from model.bundle import Bundle
+from model.clip.scale import Scale
 from model.clip.spec import ClipSpec
 from model.clip.transform import make_clip
 from model.ensemble import SHIPPED, Ensemble, fingerprint, locate, pad, stack_stills
 from model.errors import BundleError
 from model.phantom.heart import Heart
 from model.phantom.scan import render
+from model.phantom.screen import Screen
 from model.prediction import Loop, decode
 from model.tasks import CATALOGUE, LOOP_TASKS, Task, View
 
@@ -29,6 +31,10 @@ MakeBundle = Callable[..., Bundle]
 MakeEnsemble = Callable[..., Path]
 
 GATE = {Task.VIEW: tuple(View)}
+
+
+SCALE = Scale(Screen().row_mm, Screen().column_mm)
+"""Of a phantom on the usual screen."""
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -371,7 +377,7 @@ def test_the_shipped_gate_recognises_a_phantom_or_says_that_it_does_not(shipped:
     rng = np.random.default_rng(5)
     frames_THWC = render(Heart(edv_ml=120.0, esv_ml=50.0), view, num_frames=16, frame_time_ms=40.0, rng=rng)
 
-    (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec)[None], torch.arange(16)[None])
+    (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec, SCALE)[None], torch.arange(16)[None])
 
     assert gate(Loop(key="1", outputs=outputs), shipped.info).view in (view, None)
 
@@ -380,6 +386,6 @@ def test_the_shipped_gate_lets_an_apical_phantom_speak(shipped: Ensemble) -> Non
     rng = np.random.default_rng(5)
     frames_THWC = render(Heart(edv_ml=120.0, esv_ml=50.0), View.A4C, num_frames=16, frame_time_ms=40.0, rng=rng)
 
-    (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec)[None], torch.arange(16)[None])
+    (outputs,) = shipped.predict_loops(make_clip(frames_THWC, shipped.spec, SCALE)[None], torch.arange(16)[None])
 
     assert gate(Loop(key="1", outputs=outputs), shipped.info).view is View.A4C

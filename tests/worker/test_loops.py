@@ -9,8 +9,10 @@ from pydicom.sequence import Sequence
 
 from model.clip.sector import Arc, Sector, Side
 from model.ensemble import SHIPPED
+from model.phantom.dicom import region
 from model.phantom.heart import Heart
 from model.phantom.scan import render
+from model.phantom.screen import Screen
 from model.tasks import Task, View
 from tests.doubles.loops import US_MULTI_FRAME, write_native
 from worker.compose import Subject, predict
@@ -42,9 +44,12 @@ def test_a_file_s_view_goes_with_its_verdict_and_silences_it(tmp_path: Path) -> 
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "399232001", "SCT", "Apical two chamber"
     frames = render(Heart(edv_ml=120.0, esv_ml=50.0), View.A4C, num_frames=20, frame_time_ms=50.0,
                     rng=np.random.default_rng(0))  # fmt: skip
+    regions = Sequence([region(Screen(), spatial_format=1, data_type=1)])
     loops = {
-        "1.1": write_native(tmp_path / "a.dcm", frames),
-        "1.2": write_native(tmp_path / "b.dcm", frames, ViewCodeSequence=Sequence([item])),
+        "1.1": write_native(tmp_path / "a.dcm", frames, SequenceOfUltrasoundRegions=regions),
+        "1.2": write_native(
+            tmp_path / "b.dcm", frames, SequenceOfUltrasoundRegions=regions, ViewCodeSequence=Sequence([item])
+        ),
     }
     engine = load_engine(SHIPPED, device="cpu")
 
