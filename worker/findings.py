@@ -17,6 +17,7 @@ from dicom_node.report.findings import (
     NotMeasured,
     RefusedInstance,
 )
+from model.clip.sector import Sector
 from model.prediction import EnsembleInfo, LoopView, StudyPrediction, TaskResult
 from model.tasks import Task
 from worker.loops import AnalysedLoop, RefusedLoop
@@ -152,6 +153,7 @@ def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture, answered: Co
         rows=picture.rows or 1,
         columns=picture.columns or 1,
         num_frames=picture.num_frames or 1,
+        box=_box(analysed.sector, rows=picture.rows or 1, columns=picture.columns or 1),
         frames_used=tuple(sorted({index + 1 for index in analysed.frames})),
         series_number=picture.series_number,
         instance_number=picture.instance_number,
@@ -165,6 +167,14 @@ def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture, answered: Co
             if number.task in _MEASUREMENTS and number.task in answered
         ),
     )
+
+
+def _box(sector: Sector | None, *, rows: int, columns: int) -> tuple[int, int, int, int]:
+    """Return what was cut out of the screen, so far as it lies on it; all of it where nothing was."""
+    if sector is None:
+        return 0, 0, columns, rows
+    top, left, height, width = sector.box
+    return max(left, 0), max(top, 0), min(left + width, columns), min(top + height, rows)
 
 
 def _refused(uid: str, reason: str, picture: Picture) -> RefusedInstance:

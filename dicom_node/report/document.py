@@ -217,6 +217,7 @@ def _reference(one: LoopFinding) -> ImageReference:
         sop_instance_uid=one.sop_instance_uid,
         rows=one.rows,
         columns=one.columns,
+        box=one.box,
         frame=one.frames_used[0],
     )
 
@@ -229,6 +230,7 @@ def _fallback(evidence: Sequence[Evidence]) -> ImageReference:
                 sop_instance_uid=one.sop_instance_uid,
                 rows=one.rows,
                 columns=one.columns,
+                box=(0, 0, one.columns, one.rows),
                 frame=1,
             )
     raise ReportError("the study holds no image: there is nothing to report on")

@@ -71,6 +71,8 @@ class LoopFinding:
     rows: int
     columns: int
     num_frames: int
+    box: tuple[int, int, int, int]
+    """What of the screen was analysed: left, top, right, bottom, pixels from its upper left corner, inside it."""
     frames_used: tuple[int, ...]
     """1-based frame numbers of the clip, ascending, without repeats."""
     series_number: int | None

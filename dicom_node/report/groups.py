@@ -33,6 +33,8 @@ class ImageReference:
     sop_instance_uid: str
     rows: int
     columns: int
+    box: tuple[int, int, int, int]
+    """The area that a region outlines: left, top, right, bottom, pixels."""
     frame: int
     """The one frame that a region lies on, counted from 1."""
 
@@ -63,7 +65,7 @@ class GroupContext:
         source = tree.image(
             concepts.SOURCE_IMAGE, where.sop_class_uid, where.sop_instance_uid, tree.SELECTED, frames=[where.frame]
         )
-        return tree.rectangle(concepts.IMAGE_REGION, where.rows, where.columns, source)
+        return tree.rectangle(concepts.IMAGE_REGION, where.box, source)
 
     def sources(self, loops: Sequence[str], frames: Sequence[int] = ()) -> list[ContentItem]:
         """Return the loops that a number was inferred from."""

@@ -95,9 +95,10 @@ def image(
     return _with(item, children)
 
 
-def rectangle(name: CodedConcept, rows: int, columns: int, source: Dataset) -> ContentItem:
-    """Return the outline of a whole image of `rows` x `columns` pixels as a closed polyline."""
-    corners = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows], [0, 0]], dtype=np.float32)
+def rectangle(name: CodedConcept, box: tuple[int, int, int, int], source: Dataset) -> ContentItem:
+    """Return a closed polyline around left, top, right, bottom, pixels from the upper left corner of the image."""
+    left, top, right, bottom = box
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]], dtype=np.float32)
     item = ScoordContentItem(name=name, graphic_type="POLYLINE", graphic_data=corners, relationship_type=CONTAINS)
     return _with(item, [source])
 

@@ -1,6 +1,9 @@
 """From the model's words to the node's: nothing is added, and what the study abstains from stays unsaid."""
 
+from dataclasses import replace
+
 from model.aggregate import aggregate
+from model.clip.sector import Sector, Side
 from model.prediction import EnsembleInfo, Loop
 from model.tasks import CATALOGUE, Task, View
 from worker.findings import Picture, to_findings, to_ledger
@@ -81,6 +84,30 @@ def test_an_answer_keeps_its_numbers_and_its_loop() -> None:
     ]
     assert [number.value for number in findings.loops[0].numbers] == [60.0, 120.0, 48.0]
     assert findings.loops[0].frames_used == (1, 3)
+
+
+def test_a_loop_s_region_is_what_was_cut_out_of_its_screen() -> None:
+    rows, columns = picture(1).rows, picture(1).columns
+    sector = Sector(rows=rows, columns=columns, step=1, sides=(Side(1.0, 0.0, 10.0), Side(0.0, 1.0, 20.0)), arc=None)
+    outputs = {Task.VIEW: [[0.9, 0.025, 0.025, 0.025, 0.025]], Task.LVEF: [[60.0]]}
+    prediction = aggregate([Loop(key=APICAL, outputs=outputs)], None, INFO)
+
+    boxes = [
+        to_findings(
+            prediction, {APICAL: AnalysedLoop(outputs=outputs, frames=(0,), sector=one)}, {}, {APICAL: picture(1)}
+        )
+        .loops[0]
+        .box
+        for one in (None, sector, replace(sector, box_shape=(30, 40)))
+    ]
+
+    assert boxes[0] == (0, 0, columns, rows)
+    left, top, right, bottom = boxes[1]
+    assert (top, bottom) == (20, rows)
+    assert 0 <= left <= 10
+    assert right == columns
+    middle = (10 + columns) / 2
+    assert boxes[2] == (round(middle - 20), 20, round(middle - 20) + 40, 50)
 
 
 def test_what_the_study_abstains_from_no_loop_says_alone() -> None:

@@ -43,6 +43,7 @@ def loop(uid: str, number: int, view: str | None, *numbers: LoopNumber) -> LoopF
         rows=480,
         columns=640,
         num_frames=60,
+        box=(40, 20, 600, 420),
         frames_used=tuple(range(1, 61, 4)),
         series_number=1,
         instance_number=number,
