@@ -37,6 +37,7 @@ REFUSED = {
     "esaote_msk_ybr422_raw.dcm": STILL,
     "acuson_thyroid_ybrfull_rle.dcm": STILL,
     **{f"acuson_stress_I_0000{number:02}.dcm": "loop too short" for number in range(7, 19)},  # systole alone
+    "sonosite_apical_ybr.dcm": "no usable scale",  # its header is of a larger image
     "medistim_2frame_jpegll.dcm": "loop too short",
     "philips_OB_palette_rle_2frame.dcm": "loop too short",
     "philips_OB_palette_examples.dcm": STILL,
