@@ -51,7 +51,7 @@ SET = $(addprefix --set ,$(1))
 STORE = $(BIN)/trainer prepare mimic --config small --format raw
 LEARN = $(BIN)/trainer finetune $(addprefix --task ,$(TASKS)) --config small $(call SET,$(RECIPE))
 FIRST = $(LEARN) $(call SET,$(SECTOR)) --data $(PHANTOM)/store
-THEN = $(LEARN) $(call SET,$(DEEP)) --data $(PHANTOM)/deep-store --data $(PHANTOM)/store-140 --epochs 5
+THEN = $(LEARN) $(call SET,$(DEEP)) --data $(PHANTOM)/deep-store --data $(PHANTOM)/store-140
 
 # Each member learns in three turns, each from the encoder of the last with a learning rate as high: two at one imaging
 # depth, the third at all of them. Two members begin at random, side by side; the third with the first turn of one.
@@ -73,9 +73,9 @@ phantom-ensemble: .venv/with-test
 	$(FIRST) --epochs 14 --seed 0 --encoder $(PHANTOM)/first-0 --out $(PHANTOM)/member-0 & \
 	  $(FIRST) --epochs 14 --seed 1 --encoder $(PHANTOM)/first-1 --out $(PHANTOM)/member-1 && wait $$!
 	$(FIRST) --epochs 12 --seed 2 --encoder $(PHANTOM)/first-2 --out $(PHANTOM)/member-2
-	$(THEN) --seed 0 --encoder $(PHANTOM)/member-0 --out $(PHANTOM)/deep-0 & \
-	  $(THEN) --seed 1 --encoder $(PHANTOM)/member-1 --out $(PHANTOM)/deep-1 && wait $$!
-	$(THEN) --seed 2 --encoder $(PHANTOM)/member-2 --out $(PHANTOM)/deep-2
+	$(THEN) --epochs 5 --seed 0 --encoder $(PHANTOM)/member-0 --out $(PHANTOM)/deep-0 & \
+	  $(THEN) --epochs 5 --seed 1 --encoder $(PHANTOM)/member-1 --out $(PHANTOM)/deep-1 && wait $$!
+	$(THEN) --epochs 3 --seed 2 --encoder $(PHANTOM)/member-2 --out $(PHANTOM)/deep-2
 	for seed in 0 1 2; do \
 	  run=$(PHANTOM)/deep-$$seed; $(BIN)/trainer evaluate $$run --data $(PHANTOM)/fresh-deep --out $$run/figures || exit 1; \
 	done

@@ -10,8 +10,9 @@ import structlog
 
 from dicom_node.identity import UID
 from dicom_node.ledger.reports import WrittenReport
+from dicom_node.report.cart import CART_SOP_CLASSES, read_cart
 from dicom_node.report.document import SOP_CLASS, Document, Evidence, build_report
-from dicom_node.report.findings import Predecessor
+from dicom_node.report.findings import CartValue, Predecessor
 from dicom_node.report.header import SourceHeader, common_header, read_header
 from model.aggregate import aggregate, stills_wanted
 from model.clip.loop import load_still
@@ -55,12 +56,13 @@ class Composed:
 
     document: Document
     prediction: StudyPrediction
+    cart: tuple[CartValue, ...]
     supersedes: str | None
 
     @property
     def ledger(self) -> dict[str, Any]:
         """Return the content for `dicom-node study --json`."""
-        return to_ledger(self.prediction)
+        return to_ledger(self.prediction, self.cart)
 
     def written(self, path: str) -> WrittenReport:
         """Return the row of the report whose file lies at `path`."""
@@ -85,8 +87,9 @@ def compose(material: Material, engine: Engine, created_at: datetime) -> Compose
     analysed = {one.sop_instance_uid: one.verdict for one in ordered if isinstance(one.verdict, AnalysedLoop)}
     refused = {one.sop_instance_uid: one.verdict for one in ordered if isinstance(one.verdict, RefusedLoop)}
     pictures = {one.sop_instance_uid: _picture(one, headers[one.sop_instance_uid]) for one in ordered}
+    cart = _cart(ordered)
     document = build_report(
-        to_findings(prediction, analysed, refused, pictures),
+        to_findings(prediction, analysed, refused, pictures, cart),
         study_uid=UID(material.study_instance_uid),
         revision=material.revision,
         evidence=[_evidence(one, headers[one.sop_instance_uid]) for one in ordered],
@@ -96,7 +99,7 @@ def compose(material: Material, engine: Engine, created_at: datetime) -> Compose
         created_at=created_at,
     )
     supersedes = material.predecessor.sop_instance_uid if material.predecessor else None
-    return Composed(document=document, prediction=prediction, supersedes=supersedes)
+    return Composed(document=document, prediction=prediction, cart=cart, supersedes=supersedes)
 
 
 def predict(subjects: Sequence[Subject], engine: Engine) -> StudyPrediction:
@@ -126,6 +129,11 @@ def _look_at_stills(subjects: Sequence[Subject], engine: Engine) -> LoopOutputs 
         return None
     stack, positions = stack_stills(stills, engine.spec)
     return engine.ensemble.predict_study(stack, positions)
+
+
+def _cart(subjects: Sequence[Subject]) -> tuple[CartValue, ...]:
+    reports = [one for one in subjects if one.sop_class_uid in CART_SOP_CLASSES]
+    return tuple(value for one in reports for value in read_cart(one.path))
 
 
 def _picture(one: Subject, header: SourceHeader) -> Picture:

@@ -1,12 +1,13 @@
 """The one translation: from what the model predicts to what the node reports."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dicom_node.report.findings import (
     Abstained,
     Algorithm,
+    CartValue,
     EvaluatedFinding,
     Evaluation,
     Findings,
@@ -43,6 +44,7 @@ def to_findings(
     analysed: Mapping[str, AnalysedLoop],
     refused: Mapping[str, RefusedLoop],
     pictures: Mapping[str, Picture],
+    cart: Sequence[CartValue] = (),
 ) -> Findings:
     """Return the prediction in the node's words.
 
@@ -51,6 +53,7 @@ def to_findings(
         analysed: every loop with a result, by SOP Instance UID.
         refused: every other instance of the study, by SOP Instance UID.
         pictures: of every instance of both.
+        cart: what the cart measured itself; it goes beside the prediction and never into it.
     """
     results = {result.task: result for result in prediction.results}
     return Findings(
@@ -68,6 +71,7 @@ def to_findings(
         loops=tuple(_loop(view, analysed[view.key], pictures[view.key], results.keys()) for view in prediction.loops),
         refused=tuple(_refused(uid, one.reason, pictures[uid]) for uid, one in _in_order(refused, pictures)),
         notes=prediction.notes,
+        cart=tuple(cart),
     )
 
 
@@ -81,7 +85,7 @@ def to_algorithm(info: EnsembleInfo) -> Algorithm:
     )
 
 
-def to_ledger(prediction: StudyPrediction) -> dict[str, Any]:
+def to_ledger(prediction: StudyPrediction, cart: Sequence[CartValue] = ()) -> dict[str, Any]:
     """Return what the ledger keeps of a report's content: `results` is the contract's list, the rest is added."""
     info = prediction.ensemble
     return {
@@ -108,6 +112,16 @@ def to_ledger(prediction: StudyPrediction) -> dict[str, Any]:
             {"task": one.task.value, "kind": one.kind.value, "reason": one.reason} for one in prediction.abstentions
         ],
         "notes": list(prediction.notes),
+        "cart": [
+            {
+                "task": one.measurement.value,
+                "value": one.value,
+                "unit": one.unit,
+                "method": one.method,
+                "sop_instance_uid": one.sop_instance_uid,
+            }
+            for one in cart
+        ],
     }
 
 

@@ -200,6 +200,8 @@ def _print_tables(documents: Sequence[dict[str, Any]], refused: Sequence[Refused
             table.add_row(result["task"], f"{value} {result['unit']}", spread, str(len(result["loops"])))
         for one in document.get("not_measured", ()):
             table.add_row(one["task"], "not measured", "", one["reason"])
+        for one in document.get("cart", ()):
+            table.add_row(f"cart: {one['task']}", f"{one['value']:.1f} {one['unit']}", "", one["method"])
         console.print(table)
         for one in document["not_analysed"]:
             console.print(f"not analysed: {one['sop_instance_uid']}: {one['reason']}", markup=False, highlight=False)

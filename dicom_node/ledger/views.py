@@ -74,6 +74,7 @@ class StudyJson(TypedDict):
     delivered_at: str | None
     purged_at: str | None
     not_measured: list[dict[str, Any]]
+    cart: list[dict[str, Any]]
     ensemble: dict[str, Any] | None
     history: list[HistoryJson]
 
@@ -200,6 +201,7 @@ def _document(
         "delivered_at": _z_or_none(study.delivered_at),
         "purged_at": _z_or_none(study.purged_at),
         "not_measured": list(findings.get("not_measured", [])),
+        "cart": list(findings.get("cart", [])),
         "ensemble": findings.get("ensemble"),
         "history": [{"at": _z(line.at), "event": line.event, "detail": line.detail} for line in history],
     }

@@ -140,6 +140,20 @@ class RefusedInstance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CartValue:
+    """A number that the ultrasound cart measured itself; it is shown, and changes none of ours."""
+
+    measurement: Measurement
+    value: float
+    unit: str
+    """"%" or "mL"."""
+    method: str
+    """In words, such as "biplane" or "4-chamber"; empty: the cart names none."""
+    sop_instance_uid: str
+    """Of the cart's report."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
     """All that one report says."""
 
@@ -151,6 +165,8 @@ class Findings:
     refused: tuple[RefusedInstance, ...]
     notes: tuple[str, ...]
     """Further sentences, such as a difference between EF and the volumes."""
+    cart: tuple[CartValue, ...] = ()
+    """What the cart's own reports say of the same quantities."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

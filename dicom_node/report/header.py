@@ -20,8 +20,7 @@ from dicom_node.errors import ReportError
 
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _TIME = re.compile(r"([01]\d|2[0-3]):?([0-5]\d)(?::?([0-5]\d)(\.\d{1,6})?\d*)?")
-# What pydicom raises on damaged bytes [seen on mutated real headers]; the node keeps any data set that is whole.
-_DAMAGE = (
+DAMAGE = (
     AttributeError,
     BytesLengthException,
     EOFError,
@@ -34,6 +33,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
+"""What pydicom raises on damaged bytes [seen on mutated real headers]; the node keeps any data set that is whole."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 # pydicom leaves the designator of ISO 2022 IR 58 (simplified Chinese) in the text (PS3.5 6.1.2.5.1).
@@ -89,7 +89,7 @@ def read_header(path: Path) -> SourceHeader:
     """
     try:
         content: Dataset = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
-    except _DAMAGE:
+    except DAMAGE:
         content = Dataset()
     except OSError as error:
         if error.errno is not None:
@@ -162,7 +162,7 @@ def _drop_damaged(dataset: Dataset) -> None:
     for tag in list(dataset.keys()):
         try:
             dataset[tag]
-        except _DAMAGE:
+        except DAMAGE:
             del dataset[tag]
 
 

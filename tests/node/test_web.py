@@ -177,6 +177,24 @@ def test_the_page_says_what_the_weights_are_worth_and_escapes_it(
     assert "untrained weights: &lt;b&gt;numbers&lt;/b&gt; have no meaning" in text
 
 
+def test_the_page_shows_what_the_cart_measured_beside_ours(
+    serve: Serve, sessions: Sessions, arrivals: Arrivals, analyst: Analyst, clock: ManualClock
+) -> None:
+    study_id = arrivals.send()
+    clock.pass_by(60)
+    completion.tick(sessions, clock, timedelta(seconds=30))
+    analyst.drain(study_id)
+    job = analyst.begin(study_id)
+    assert job is not None
+    written = WrittenReport(sop_instance_uid="1.2.9", sop_class_uid="1.2", series_instance_uid="1.3", path="r.dcm")
+    value = {"task": "lvef", "value": 54.0, "unit": "%", "method": "biplane", "sop_instance_uid": "1.2.8"}
+    reports.finish_report(sessions, job, written, {"results": [], "cart": [value]}, [], clock)
+    client = serve()
+
+    assert "cart: lvef 54 %, biplane" in client.get("/").text
+    assert client.get(f"/api/studies/{STUDY}").json()["cart"] == [value]
+
+
 @pytest.mark.parametrize("path", ["/", "/api/studies", "/api/studies/1.2.3", "/metrics", "/healthz"])
 @pytest.mark.parametrize("header", ["", "Bearer wrong", "Bearer", "Basic c2VjcmV0", "Bearer secretsecret"])
 def test_without_the_token_nothing_is_shown(serve: Serve, path: str, header: str) -> None:

@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from dicom_node.errors import ReportError
 from dicom_node.report import concepts
 from dicom_node.report.document import Evidence
-from dicom_node.report.findings import Evaluation, Findings, Measurement
+from dicom_node.report.findings import CartValue, Evaluation, Findings, Measurement
 from dicom_node.report.text import render_text
 from tests.node.report.samples import EMPTY, EVIDENCE, MEASURED, PREDECESSOR, STILL, UNSEEN, patient, report
 from tests.system.validators import assert_valid_report
@@ -108,6 +108,18 @@ def test_every_refused_instance_is_named_with_its_reason() -> None:
     text = render_text(read(report().part10))
 
     assert "Not analysed: series 1, instance 3: still image, not a cine loop" in text
+
+
+def test_what_the_cart_measured_is_said_in_words_and_as_no_number() -> None:
+    value = CartValue(measurement=Measurement.LVEF, value=54.0, unit="%", method="", sop_instance_uid="1.2.3.7")
+    with_cart = replace(EMPTY, cart=(value, replace(value, value=61.0, method="Teichholz")))
+
+    document = read(report(with_cart).part10)
+
+    text = render_text(document)
+    assert "Comment: Cart: EF 54 %, EF 61 % (Teichholz). Not used for the values of this report." in text
+    assert numbers(document) == []
+    assert "Cart:" not in render_text(read(report().part10))
 
 
 def test_the_statement_of_the_ensemble_cannot_be_missed() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dicom_node.report.document import Document, Evidence
 from dicom_node.report.findings import (
     Abstained,
+    CartValue,
     EvaluatedFinding,
     Evaluation,
     Findings,
@@ -95,6 +96,15 @@ REASONS = replace(
         replace(REFUSED, reason="long " * 400 + "end", series_number=None, num_frames=60),
         replace(REFUSED, reason="back\\slash", series_number=None, instance_number=None),
         replace(REFUSED, reason="two\nlines", series_number=0, instance_number=0, num_frames=0),
+    ),
+    cart=tuple(
+        CartValue(measurement=task, value=value, unit=unit, method=method, sop_instance_uid="1.2.3.90")
+        for task, value, unit, method in (
+            (Measurement.LVEF, 54.4, "%", "biplane"),
+            (Measurement.LVEDV, 119.6, "mL", ""),
+            (Measurement.LVESV, 55.0, "mL", "4-chamber"),
+            (Measurement.LVEF, 54.0, "%", "biplane"),
+        )
     ),
     notes=(
         "The LVEF and the volumes differ by 9 points.",

@@ -10,6 +10,7 @@ from dicom_node.report.document import Evidence
 from dicom_node.report.findings import (
     Abstained,
     Algorithm,
+    CartValue,
     EvaluatedFinding,
     Findings,
     LoopFinding,
@@ -102,7 +103,8 @@ def told(findings: Findings, evidence: Sequence[Evidence]) -> Item:
 def comments(findings: Findings) -> list[str]:
     """Return the comments on the whole study, in their order."""
     statement = findings.algorithm.statement
-    return [NOTICE, *([statement] if statement else []), *findings.notes, *map(_not_analysed, findings.refused)]
+    cart = [_cart(findings.cart)] if findings.cart else []
+    return [NOTICE, *([statement] if statement else []), *findings.notes, *cart, *map(_not_analysed, findings.refused)]
 
 
 class _Page:
@@ -257,6 +259,15 @@ def _unseen(one: LoopFinding) -> str:
     if one.uncertain_view:
         seen = f"view uncertain, {one.uncertain_view} at best"
     return f"{seen} (probability {100 * one.view_probability:.0f}%)"
+
+
+def _cart(values: Sequence[CartValue]) -> str:
+    said: list[str] = []
+    for one in values:
+        words = f"{one.measurement.value.upper().removeprefix('LV')} {one.value:.0f} {one.unit}"
+        words += f" ({one.method})" if one.method else ""
+        said += [] if words in said else [words]
+    return f"Cart: {', '.join(said)}. Not used for the values of this report."
 
 
 def _not_analysed(one: RefusedInstance) -> str:
