@@ -35,8 +35,8 @@ class ImageReference:
     columns: int
     box: tuple[int, int, int, int]
     """The area that a region outlines: left, top, right, bottom, pixels."""
-    frame: int
-    """The one frame that a region lies on, counted from 1."""
+    frame: int | None
+    """The one frame that a region lies on, counted from 1; None: the image has no frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,11 @@ class GroupContext:
         """Return the analysed area on one frame of the first loop."""
         where = next((self.images[uid] for uid in loops if uid in self.images), self.fallback)
         source = tree.image(
-            concepts.SOURCE_IMAGE, where.sop_class_uid, where.sop_instance_uid, tree.SELECTED, frames=[where.frame]
+            concepts.SOURCE_IMAGE,
+            where.sop_class_uid,
+            where.sop_instance_uid,
+            tree.SELECTED,
+            frames=[] if where.frame is None else [where.frame],
         )
         return tree.rectangle(concepts.IMAGE_REGION, where.box, source)
 
@@ -76,11 +80,12 @@ class GroupContext:
             for uid in loops
         ]
 
-    def identification(self, task: str, members: int | None) -> list[ContentItem]:
-        """Return who computed a number (TID 4019)."""
+    def identification(self, task: str, members: int | None, sd: float | None = None) -> list[ContentItem]:
+        """Return who computed a number (TID 4019), and what its uncertainty is if it has one."""
         parameters = [f"task={task}", f"ensemble sha256={self.algorithm.ensemble_digest}"]
         if members is not None:
             parameters.append(f"members={members}")
+        if sd is not None:
             parameters.append("uncertainty=ensemble standard deviation, k=1")
         return [
             tree.text(concepts.ALGORITHM_NAME, self.algorithm.name, tree.MODIFIES),
@@ -131,7 +136,7 @@ def loop(finding: LoopFinding, label: str, context: GroupContext) -> ContentItem
             tree.code(concepts.METHOD, concepts.VIDEO_REGRESSION, tree.MODIFIES),
             tree.code(concepts.FINDING_SITE, concepts.LEFT_VENTRICLE, tree.MODIFIES),
             *context.sources([finding.sop_instance_uid], finding.frames_used),
-            *context.identification(one.task, None),
+            *context.identification(one.task, None, one.sd),
             *_uncertainty(one.sd, one.task),
         ]
         children.append(_measurement(one.task, one.value, below))
@@ -176,7 +181,7 @@ def _study_number(one: MeasuredValue, context: GroupContext) -> ContentItem:
     below += [
         tree.code(concepts.FINDING_SITE, concepts.LEFT_VENTRICLE, tree.MODIFIES),
         *context.sources(one.loops),
-        *context.identification(one.task, one.members),
+        *context.identification(one.task, one.members, one.sd),
         *_uncertainty(one.sd, one.task),
     ]
     return _measurement(one.task, one.value, below)

@@ -36,6 +36,8 @@ DAMAGE = (
 """What pydicom raises on damaged bytes [seen on mutated real headers]; the node keeps any data set that is whole."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+# pydicom leaves the designator of ISO 2022 IR 58 (simplified Chinese) in the text (PS3.5 6.1.2.5.1).
+_ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
 
 # Names that real carts write for the standard's terms (PS3.3 C.12.1.1.2).
 _CHARSET = re.compile(r"ISO[ _-]?(IR)[ _-]?(\d+)$", re.IGNORECASE)
@@ -195,7 +197,7 @@ def _value(dataset: Dataset, keyword: str) -> str:
 
 def _words(dataset: Dataset, keyword: str) -> str:
     """Return the whole text; a back-slash in it was none that separates values."""
-    return _CONTROL.sub(" ", " ".join(_values(dataset, keyword))).strip()
+    return _CONTROL.sub(" ", _ESCAPE.sub("", " ".join(_values(dataset, keyword)))).strip()
 
 
 def _text(dataset: Dataset, keyword: str, longest: int) -> str:

@@ -4,6 +4,7 @@ highdicom makes the items; its templates are not used where they are wrong for t
 CONTINUOUS, uncertainties in unit 1, methods and algorithms at the group instead of the number).
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,8 @@ PROPERTY = RelationshipTypeValues.HAS_PROPERTIES
 INFERRED = RelationshipTypeValues.INFERRED_FROM
 SELECTED = RelationshipTypeValues.SELECTED_FROM
 
+_CONTROL = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
+
 
 def container(
     name: CodedConcept,
@@ -52,8 +55,8 @@ def code(
 
 
 def text(name: CodedConcept, value: str, relationship: RelationshipTypeValues) -> ContentItem:
-    """Return a text."""
-    return TextContentItem(name=name, value=value, relationship_type=relationship)
+    """Return a text; reasons quote damaged headers, whose control characters no reader takes (PS3.5 6.1.3)."""
+    return TextContentItem(name=name, value=_CONTROL.sub(" ", value), relationship_type=relationship)
 
 
 def uid(name: CodedConcept, value: str, relationship: RelationshipTypeValues) -> ContentItem:

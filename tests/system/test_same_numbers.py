@@ -1,5 +1,6 @@
 """One study, three roads: the network, the files, and the model alone. The numbers are the same to the last bit."""
 
+import io
 import json
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def test_the_network_the_files_and_the_model_give_the_same_bits(tmp_path: Path) 
             by_network = node.wait_for(study[0].StudyInstanceUID)
     (by_files,) = analysed(folder, tmp_path / "out")["studies"]
     by_model = by_model_alone(folder)
+    documents = [dcmread(io.BytesIO(pacs.stored[0]), force=True), dcmread(by_files["reports"][0]["path"])]
 
     assert by_network["results"]
     assert by_network["results"] == by_files["results"]
@@ -84,6 +86,10 @@ def test_the_network_the_files_and_the_model_give_the_same_bits(tmp_path: Path) 
     ]
     assert by_network["not_measured"] == by_files["not_measured"]
     assert by_network["reports"][0]["sop_instance_uid"] == by_files["reports"][0]["sop_instance_uid"]
+    for document in documents:
+        for keyword in ("ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreationTime"):
+            del document[keyword]
+    assert documents[0] == documents[1]
 
 
 @pytest.mark.parametrize("patient", PATIENTS)
