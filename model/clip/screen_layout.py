@@ -19,6 +19,7 @@ _AWAY = (0.25, 0.75)  # of the screen: where the gap may be
 _EVEN = 0.15  # of all that moves: as much moves on each side
 _ABOVE = 0.1  # of the height of a part: so far above it the sides of a picture of its own may meet
 _SWEEP = 0.3  # of the width of what moves: a trace changes in a column as narrow from frame to frame
+_SAME = 0.5  # of its columns: fewer than these changed in the step before too
 _MOST = 0.6  # of the steps: as many show it
 _SHIFTED = 0.5  # of the difference between two frames: as little is left once the picture is moved along
 _ROWS_APART = 4  # a push along is seen in every row
@@ -59,15 +60,23 @@ def shows_several(frames_THWC: Frames, moves_HW: NDArray[np.bool_]) -> bool:
 
 
 def _is_swept(level_Thw: NDArray[np.int16]) -> bool:
-    """Return whether little but a column changes from frame to frame."""
+    """Return whether little but a column changes from frame to frame, and another one each time.
+
+    A small heart on a wide screen changes in few columns too, but in the same ones.
+    """
     changed_Tw = (np.abs(np.diff(level_Thw, axis=0)) > _MOTION).sum(axis=1)
-    total_T = changed_Tw.sum(axis=1)
-    if not total_T.all():
+    total_T1 = changed_Tw.sum(axis=1, keepdims=True)
+    if not total_T1.all():
         return False
-    largest_first_Tw = -np.sort(-changed_Tw, axis=1)
-    share_Tw = largest_first_Tw.cumsum(axis=1) / total_T[:, None]
-    columns_T = (share_Tw < 0.9).sum(axis=1) + 1  # that hold nine tenths of the change
-    return bool((columns_T < _SWEEP * level_Thw.shape[2]).mean() > _MOST)
+    order_Tw = np.argsort(-changed_Tw, axis=1)
+    is_needed_Tw = np.take_along_axis(changed_Tw, order_Tw, axis=1).cumsum(axis=1) < 0.9 * total_T1
+    is_needed_Tw[:, 0] = True
+    changes_Tw = np.zeros(changed_Tw.shape, dtype=np.bool_)  # the columns that hold nine tenths of the change
+    np.put_along_axis(changes_Tw, order_Tw, is_needed_Tw, axis=1)
+    columns_T = changes_Tw.sum(axis=1)
+    shared_T = (changes_Tw[1:] & changes_Tw[:-1]).sum(axis=1) / np.minimum(columns_T[1:], columns_T[:-1])
+    is_narrow = (columns_T < _SWEEP * level_Thw.shape[2]).mean() > _MOST
+    return bool(is_narrow and (shared_T < _SAME).mean() > _MOST)
 
 
 def _is_scrolled(level_Thw: NDArray[np.int16]) -> bool:

@@ -354,7 +354,7 @@ def shipped() -> Ensemble:
 
 def test_the_shipped_ensemble_says_what_its_numbers_are_worth(shipped: Ensemble) -> None:
     assert shipped.info.statement == "trained on phantoms: no meaning for patients"
-    assert (shipped.info.name, shipped.info.version) == ("phantom", "0.4.0")
+    assert (shipped.info.name, shipped.info.version) == ("phantom", "0.5.0")
 
 
 def test_the_shipped_ensemble_has_three_members_for_every_task(shipped: Ensemble) -> None:

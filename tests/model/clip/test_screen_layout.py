@@ -89,6 +89,17 @@ def test_a_picture_that_a_shadow_cuts_in_two_is_one(middle: float) -> None:
     assert reason(frames) is None
 
 
+def test_a_small_heart_on_a_wide_screen_is_no_trace() -> None:
+    """It changes in few columns, as a trace does, but always in the same ones; far beside it a mark blinks."""
+    frames = on_screen(np.zeros((16, 200, 360), dtype=np.uint8))
+    rng = np.random.default_rng(0)
+    frames[:, 60:200, 160:220] = rng.integers(0, 200, (16, 140, 60, 1))
+    for column in (25, 370):
+        frames[::2, 30:34, column : column + 3] = 200
+
+    assert reason(frames) is not Reason.TRACE
+
+
 @pytest.mark.parametrize("columns_a_frame", [8, 24, 60])
 def test_a_trace_that_is_written_behind_a_bar_is_a_trace(columns_a_frame: int) -> None:
     width = 360
