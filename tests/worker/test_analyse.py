@@ -32,7 +32,7 @@ from worker.errors import NoEnsemble
 from worker.phantom_study import Shot, make_study
 from worker.settings import Limits
 
-SHOTS = (Shot(view=View.A4C, num_frames=16), Shot(view=View.PLAX, num_frames=16), Shot(view=View.PLAX, num_frames=1))
+SHOTS = (Shot(view=View.A4C, num_frames=24), Shot(view=View.PLAX, num_frames=24), Shot(view=View.PLAX, num_frames=1))
 
 
 @pytest.fixture(scope="module")

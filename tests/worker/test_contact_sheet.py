@@ -42,7 +42,7 @@ from worker.phantom_study import Shot
 
 SPEC = ClipSpec(size=112)
 SECTOR = ClipSpec(size=112, crop="sector")
-SHOTS = (Shot(view=View.A4C, num_frames=16), Shot(view=View.PLAX, num_frames=1))
+SHOTS = (Shot(view=View.A4C, num_frames=24), Shot(view=View.PLAX, num_frames=1))
 MARGIN = 12
 INFO = EnsembleInfo(
     name="test", version="1", statement="for a test", digest="0", views={Task.VIEW: frozenset()}, view_threshold=0.6,
