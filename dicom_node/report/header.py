@@ -103,7 +103,7 @@ def sanitise(dataset: Dataset) -> SourceHeader:
     _drop_damaged(dataset)
     _repair_charset(dataset)
     clean = Dataset()
-    clean.PatientID = _text(dataset, "PatientID", 64)
+    clean.PatientID = _patient_id(dataset)
     clean.PatientName = _person(dataset, "PatientName")
     clean.PatientBirthDate = _date(dataset, "PatientBirthDate")
     sex = _text(dataset, "PatientSex", 16).upper()
@@ -202,6 +202,13 @@ def _words(dataset: Dataset, keyword: str) -> str:
 
 def _text(dataset: Dataset, keyword: str, longest: int) -> str:
     return _words(dataset, keyword)[:longest].strip()
+
+
+def _patient_id(dataset: Dataset) -> str:
+    """Return the Patient ID as it stands; one that would have to be repaired is none, for it could be another's."""
+    values = _values(dataset, "PatientID")
+    found = values[0].strip(" \0") if len(values) == 1 else ""
+    return "" if len(found) > 64 or _CONTROL.search(found) else found
 
 
 def _person(dataset: Dataset, keyword: str) -> str:

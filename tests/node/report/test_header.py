@@ -1,6 +1,7 @@
 """Headers of real carts, repaired: the table of what breaks a report."""
 
 import io
+import warnings
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_new_name_or_a_corrected_date_is_still_one_person(name: str, birth_dat
 
 
 def test_a_back_slash_does_not_make_two_patient_ids_one() -> None:
-    with pytest.raises(ReportError, match="mixes 2 patients"):
+    with pytest.raises(ReportError, match="has no Patient ID"):
         common_header([named("A\\1", "Doe^Jane", ""), named("A\\2", "Doe^Jane", "")])
 
 
@@ -153,6 +154,27 @@ def test_damaged_bytes_make_an_emptier_header_and_never_an_error(
 def test_a_file_that_the_disk_does_not_give_back_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="cannot be read again"):
         read_header(tmp_path / "lost.dcm")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("P1", "P1"),
+        (" P 1 ", "P 1"),
+        ("P1\0", "P1"),
+        ("P\n1", ""),
+        ("P1\\P2", ""),
+        ("P" * 64, "P" * 64),
+        ("P" * 65, ""),
+    ],
+)
+def test_a_patient_id_that_would_have_to_be_repaired_is_none(written: str, read: str) -> None:
+    """Repaired or cut it could be another patient's; without one the study has no report, and the reason is said."""
+    raw = Dataset()
+    with warnings.catch_warnings(action="ignore"):
+        raw.PatientID = written
+
+    assert sanitise(raw).patient_id == read
 
 
 def test_a_study_without_a_patient_id_is_refused() -> None:
