@@ -6,7 +6,7 @@ test loop the error is the mean over the seeds; the interval is over resampled p
 
     python benchmarks/by_hand/beat_against_uniform.py [--out DIR] [--encoder RUN] [--cases 220] [--tests 80]
 
-Some 40 minutes on two cores; a second call goes on where the first was stopped.
+An hour on two cores; a second call goes on where the first was stopped.
 """
 
 import argparse
