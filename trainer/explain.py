@@ -20,12 +20,11 @@ from PIL import Image
 
 from model.clip.dicom import open_loop
 from model.clip.sampling import clips_of, distinct
-from model.clip.scale import picture_region, scale_of
 from model.clip.sector import Sector
 from model.clip.select import Verdict, inspect, select
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec
-from model.clip.transform import cut_out, locate, pixels_of, resize
+from model.clip.transform import cut_out, locate_by_header, pixels_of, resize
 from model.clip.video import open_video
 from model.errors import NotALoop, UnreadableLoop
 from model.prediction import decode
@@ -123,7 +122,7 @@ def _read(loop: Path, spec: ClipSpec) -> tuple[Frames, tuple[int, ...], Sector |
         clips = clips_of(source.header, spec)
         seen = distinct(clips)
         frames_NHWC = source.read(seen)
-        sector = locate(frames_NHWC, spec, scale_of(source.header), picture_region(source.header))
+        sector = locate_by_header(frames_NHWC, spec, source.header)
     except NotALoop as error:
         raise DataError(f"{loop}: gives no clip by the run's recipe ({error}): explain another loop") from error
     except UnreadableLoop as error:

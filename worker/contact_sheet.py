@@ -19,11 +19,10 @@ from scipy import ndimage
 from model.aggregate import gate
 from model.clip.dicom import open_loop
 from model.clip.sampling import clips_of, distinct
-from model.clip.scale import picture_region, scale_of
 from model.clip.sector import Sector
 from model.clip.source import Frames, LoopHeader
 from model.clip.spec import ClipSpec
-from model.clip.transform import cut_out, locate
+from model.clip.transform import cut_out, locate_by_header
 from model.errors import NotALoop, UnreadableLoop
 from model.prediction import EnsembleInfo, Loop
 from worker.loops import RefusedLoop, Verdict
@@ -162,7 +161,7 @@ def _look(row: Row, spec: ClipSpec) -> tuple[str, dict[int, tuple[str, Image.Ima
     except UnreadableLoop as error:
         return facts, {0: ("", _reason(str(error)))}
     try:
-        sector, missing = locate(frames_THWC, spec, scale_of(header), picture_region(header)), ""
+        sector, missing = locate_by_header(frames_THWC, spec, header), ""
     except NotALoop as error:
         sector, missing = None, str(error)
     tiles = _tiles(frames_THWC, indices, sector)

@@ -67,11 +67,10 @@ def _find(frames_THWC: Frames, region: Region | None) -> Sector | None:
     seen_ThwC = frames_THWC[:, ::step, ::step]
     repeats = [np.array_equal(one, before) for one, before in zip(seen_ThwC[1:], seen_ThwC[:-1], strict=True)]
     seen_ThwC = seen_ThwC[[True, *(not repeat for repeat in repeats)]]
-    is_inside_hw = np.ones(seen_ThwC.shape[1:3], dtype=np.bool_)
+    is_inside_hw = np.full(seen_ThwC.shape[1:3], region is None)
     if region is not None:
-        is_inside_hw[:] = False
         is_inside_hw[region.y0 // step : region.y1 // step + 1, region.x0 // step : region.x1 // step + 1] = True
-    picture_hw, lit_hw = _picture(seen_ThwC * is_inside_hw[..., None])
+    picture_hw, lit_hw = _picture(seen_ThwC if region is None else seen_ThwC * is_inside_hw[..., None])
     if not picture_hw.any():
         return None
     sides, arc = _fit(picture_hw, lit_hw)

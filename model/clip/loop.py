@@ -12,12 +12,10 @@ from torch import Tensor
 from model.clip.dicom import open_loop
 from model.clip.header_view import header_view
 from model.clip.sampling import clips_of, distinct
-from model.clip.scale import picture_region, scale_of
 from model.clip.sector import Sector
 from model.clip.select import inspect, select
 from model.clip.spec import ClipSpec
-from model.clip.transform import locate, make_still, pixels_of
-from model.errors import NotALoop
+from model.clip.transform import locate_by_header, make_still, pixels_of
 from model.tasks import View
 
 
@@ -48,16 +46,12 @@ def load_clips(path: Path, spec: ClipSpec) -> Clips:
         UnreadableLoop: its bytes give no picture.
     """
     source = open_loop(path)
-    verdict = select(source.header)
-    if verdict.reason is not None:
-        raise NotALoop(verdict.reason, verdict.detail)
+    select(source.header).check()
     indices = clips_of(source.header, spec)
     seen = distinct(indices)
     frames_NHWC = source.read(seen)
-    verdict = inspect(frames_NHWC)
-    if verdict.reason is not None:
-        raise NotALoop(verdict.reason, verdict.detail)
-    sector = locate(frames_NHWC, spec, scale_of(source.header), picture_region(source.header))
+    inspect(frames_NHWC).check()
+    sector = locate_by_header(frames_NHWC, spec, source.header)
     pixels_NCSS = pixels_of(frames_NHWC, sector, spec)
     place = {index: number for number, index in enumerate(seen)}
     clips = [pixels_NCSS[[place[index] for index in clip]].transpose(0, 1) for clip in indices]

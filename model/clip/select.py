@@ -16,6 +16,7 @@ from model.clip.quality import CLIPPED_LEVEL, measure
 from model.clip.screen_layout import runs_as_trace, shows_several
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, Region
 from model.clip.spec import frame_indices
+from model.errors import NotALoop
 
 
 class Reason(StrEnum):
@@ -127,6 +128,15 @@ class Verdict:
     def is_accepted(self) -> bool:
         """Return whether nothing speaks against the loop."""
         return self.reason is None
+
+    def check(self) -> None:
+        """Do nothing if nothing speaks against the loop.
+
+        Raises:
+            NotALoop: something does.
+        """
+        if self.reason is not None:
+            raise NotALoop(self.reason, self.detail)
 
 
 ACCEPTED = Verdict()

@@ -10,10 +10,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from model.clip.find_sector import find_sector
-from model.clip.scale import Scale
+from model.clip.scale import Scale, picture_region, scale_of
 from model.clip.sector import BOX_ASPECT, Sector
 from model.clip.select import Reason
-from model.clip.source import MAX_PIXELS, Frames, Region
+from model.clip.source import MAX_PIXELS, Frames, LoopHeader, Region
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop
 
@@ -57,15 +57,6 @@ def make_still(frame_HWC: Frames, spec: ClipSpec, sector: Sector | None) -> Tens
     return pixels_of(frame_HWC[None], sector, spec)[0]
 
 
-def crop(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None, region: Region | None = None) -> Frames:
-    """Return what the recipe keeps of the screen in the sampled frames of a loop.
-
-    Raises:
-        NotALoop: as `locate`.
-    """
-    return cut_out(frames_THWC, locate(frames_THWC, spec, scale, region))
-
-
 def locate(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None, region: Region | None = None) -> Sector | None:
     """Return the sector that the recipe cuts out; None: it keeps the whole screen.
 
@@ -99,6 +90,15 @@ def locate(frames_THWC: Frames, spec: ClipSpec, scale: Scale | None, region: Reg
     if rows * columns > MAX_BOX:
         raise NotALoop(Reason.NO_SCALE, f"{spec.depth_mm:.0f} mm would be {rows} x {columns} pixels")
     return replace(sector, box_shape=(rows, columns))
+
+
+def locate_by_header(frames_THWC: Frames, spec: ClipSpec, header: LoopHeader) -> Sector | None:
+    """Return what `locate` finds with all that the header of the loop says of its screen.
+
+    Raises:
+        NotALoop: as `locate`.
+    """
+    return locate(frames_THWC, spec, scale_of(header), picture_region(header))
 
 
 def cut_out(frames_THWC: Frames, sector: Sector | None) -> Frames:

@@ -13,7 +13,7 @@ import numpy as np
 from model.clip.scale import Scale
 from model.clip.source import Frames
 from model.clip.spec import ClipSpec
-from model.clip.transform import crop
+from model.clip.transform import cut_out, locate
 from model.errors import UnreadableLoop
 from model.tasks import Task, View
 from trainer.data.images import Images, read_images
@@ -67,7 +67,7 @@ class ImageReel:
         """Return these frames as the recipe cuts them out, RGB uint8 (H, W, 3) each."""
         frames_THWC = np.repeat(self.images.frames_THW[list(indices), ..., None], 3, axis=-1)
         scale = Scale(row_mm=self.images.row_mm, column_mm=self.images.column_mm)
-        return list(crop(frames_THWC, self.clip, scale if scale.is_sane else None))
+        return list(cut_out(frames_THWC, locate(frames_THWC, self.clip, scale if scale.is_sane else None)))
 
 
 def survey(root: Path) -> Listing:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from model.clip.dicom import open_loop
 from model.clip.sampling import clips_of, distinct
-from model.clip.scale import picture_region, scale_of
-from model.clip.select import Reason, Verdict, inspect, select
+from model.clip.select import Reason, inspect, select
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec
-from model.clip.transform import cut_out, locate
+from model.clip.transform import cut_out, locate_by_header
 from model.errors import NotALoop
 from model.tasks import VALVE, Grade, Task, View
 from trainer.data.labels import check_measurements, parse_number
@@ -123,7 +122,7 @@ class StackReel:
                 seen = distinct(clips)
                 frames_THWC = source.read(seen)
                 _inspect(frames_THWC)
-                sector = locate(frames_THWC, clip, scale_of(source.header), picture_region(source.header))
+                sector = locate_by_header(frames_THWC, clip, source.header)
             except NotALoop as error:
                 last = error
                 continue
@@ -145,19 +144,14 @@ class StackReel:
 
 def _open(path: Path, *, min_frames: int) -> LoopSource:
     source = open_loop(path)
-    _check(select(source.header))
+    select(source.header).check()
     if source.header.num_frames < min_frames:
         raise NotALoop(Reason.TOO_SHORT, f"{source.header.num_frames} frames")
     return source
 
 
 def _inspect(frames_THWC: Frames) -> None:
-    _check(inspect(frames_THWC))
-
-
-def _check(verdict: Verdict) -> None:
-    if verdict.reason is not None:
-        raise NotALoop(verdict.reason, verdict.detail)
+    inspect(frames_THWC).check()
 
 
 def _views(root: Path) -> dict[str, View]:

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from model.clip.scale import picture_region, scale_of
 from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec
-from model.clip.transform import crop
+from model.clip.transform import cut_out, locate_by_header
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,5 +38,4 @@ class SourceReel:
         frames_THWC = self.source.read(indices)
         if self.check is not None:
             self.check(frames_THWC)
-        header = self.source.header
-        return list(crop(frames_THWC, self.clip, scale_of(header), picture_region(header)))
+        return list(cut_out(frames_THWC, locate_by_header(frames_THWC, self.clip, self.source.header)))
