@@ -70,6 +70,11 @@ def fingerprint(path: Path) -> Fingerprint:
     return (str(file), status.st_ino, status.st_mtime_ns)
 
 
+def view_floor_of(threshold: float) -> float:
+    """Return from where a view is uncertain unless something else is said: 0.4, for of five views chance is 0.2."""
+    return min(0.4, threshold)
+
+
 class Member(Closed):
     """A bundle of the ensemble."""
 
@@ -94,7 +99,7 @@ class EnsembleManifest(Closed):
     """Its bundles; their order is that of the members."""
     view_threshold: float = Field(gt=0, le=1)
     """Smallest mean probability at which a view counts as recognised."""
-    view_floor: float = Field(default=0.4, gt=0, le=1)
+    view_floor: float = Field(default_factory=lambda known: view_floor_of(known.get("view_threshold", 1.0)), gt=0, le=1)
     """From here up to the threshold a view is uncertain: what is not measured for want of it is undetermined."""
 
     @model_validator(mode="after")

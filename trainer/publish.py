@@ -17,7 +17,7 @@ import numpy as np
 
 from model import bundle, ensemble
 from model.bundle import Bundle, Closed, Sha256
-from model.ensemble import Ensemble, EnsembleManifest, Member
+from model.ensemble import Ensemble, EnsembleManifest, Member, view_floor_of
 from model.tasks import Task
 from trainer.acceptance import Evaluation, Published, objections, read_evaluation, read_published
 from trainer.errors import PublishError, UsageError
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 PUBLICATION = "publication.json"
 VIEW_THRESHOLD = 0.6
 """Smallest mean probability at which a view counts as recognised, unless another is asked for."""
-VIEW_FLOOR = 0.4
-"""From here up to the threshold a view is uncertain, unless another is asked for; of five views chance is 0.2."""
 
 OF_PHANTOMS = "trained on phantoms: no meaning for patients"
 OF_PATIENTS = "research use: not a medical device"
@@ -88,7 +86,7 @@ def publish(
     name: str = "echo-vision-fm",
     force: str | None = None,
     view_threshold: float = VIEW_THRESHOLD,
-    view_floor: float = VIEW_FLOOR,
+    view_floor: float | None = None,
     half: bool = False,
 ) -> Path:
     """Put the runs into use as a new version, and return its folder; the old version stays beside it.
@@ -102,7 +100,7 @@ def publish(
         name: of the ensemble, as reports give it.
         force: why it is to replace what is in use although something speaks against it.
         view_threshold: smallest mean probability at which a view counts as recognised.
-        view_floor: from here up to the threshold a view is uncertain; at most the threshold.
+        view_floor: from here up to the threshold a view is uncertain; at most the threshold. None: the usual.
         half: weights are stored as float16, half the bytes; they are computed with as float32.
 
     Raises:
@@ -110,6 +108,8 @@ def publish(
         PublishError: something speaks against it, or the disk does not take it; what was in use stays.
         UsageError: the version has no proper name, a run is given twice, or the floor is over the threshold.
     """
+    if view_floor is None:
+        view_floor = view_floor_of(view_threshold)
     if view_floor > view_threshold:
         raise UsageError(f"--view-floor {view_floor}: is over --view-threshold {view_threshold}: give a smaller one")
     if len({run.resolve() for run in runs}) < len(runs):

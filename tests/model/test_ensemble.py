@@ -292,6 +292,29 @@ def test_a_band_of_views_that_ends_before_it_begins_is_refused(make_ensemble: Ma
         Ensemble.load(path)
 
 
+@pytest.mark.parametrize(("threshold", "floor"), [(0.9, 0.4), (0.4, 0.4), (0.3, 0.3)])
+def test_an_ensemble_from_before_there_was_a_band_loads_whatever_its_threshold(
+    make_ensemble: MakeEnsemble, tmp_path: Path, threshold: float, floor: float
+) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    edit(path, view_threshold=threshold)
+    manifest = json.loads((path / "ensemble.json").read_text())
+    del manifest["view_floor"]
+    (path / "ensemble.json").write_text(json.dumps(manifest))
+
+    assert Ensemble.load(path).info.view_floor == floor
+
+
+def test_a_manifest_without_a_threshold_is_refused_by_name(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    manifest = json.loads((path / "ensemble.json").read_text())
+    del manifest["view_floor"], manifest["view_threshold"]
+    (path / "ensemble.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(BundleError, match="view_threshold"):
+        Ensemble.load(path)
+
+
 def test_an_ensemble_s_views_are_as_sure_as_its_bundles_temperatures_make_them(
     make_bundle: MakeBundle, make_ensemble: MakeEnsemble, tmp_path: Path
 ) -> None:

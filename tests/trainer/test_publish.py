@@ -280,6 +280,20 @@ def test_there_is_nothing_to_roll_back_to(runs: list[Path], tmp_path: Path) -> N
         roll_back(tmp_path / "shelf")
 
 
+@pytest.mark.parametrize(("threshold", "floor"), [(0.6, 0.4), (0.3, 0.3)])
+def test_the_floor_of_a_version_is_never_over_its_threshold(
+    runs: list[Path], tmp_path: Path, threshold: float, floor: float
+) -> None:
+    added = publish(runs, tmp_path / "shelf", "1.0", view_threshold=threshold)
+
+    assert Ensemble.load(added).info.view_floor == floor
+
+
+def test_a_floor_over_the_threshold_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--view-floor 0\.7: is over --view-threshold 0\.6"):
+        publish(runs, tmp_path / "shelf", "1.0", view_floor=0.7)
+
+
 def publish_and_die(run: Path, shelf: Path, where: str) -> None:
     """Publish a run as 1.1 in another process, which SIGKILL ends where a function is called."""
     killer = (

@@ -79,8 +79,11 @@ def publish(
         float, typer.Option("--view-threshold", min=0.2, max=1, help="Probability at which a view is recognised.")
     ] = 0.6,
     view_floor: Annotated[
-        float, typer.Option("--view-floor", min=0.2, max=1, help="From here to the threshold a view is uncertain.")
-    ] = 0.4,
+        float | None,
+        typer.Option(
+            "--view-floor", min=0.2, max=1, help="From here a view is uncertain; default: 0.4, or the threshold."
+        ),
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store weights in half the bytes.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Put the version before into use again.")] = False,
 ) -> None:
