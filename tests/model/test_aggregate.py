@@ -13,7 +13,6 @@ from model.aggregate import aggregate, gate, stills_wanted
 from model.prediction import (
     Absence,
     Abstention,
-    EnsembleInfo,
     Loop,
     LoopOutputs,
     StudyPrediction,
@@ -24,16 +23,9 @@ from model.prediction import (
     outputs_to_json,
 )
 from model.tasks import CATALOGUE, LOOP_TASKS, REPORTED_TASKS, Task, View
+from tests.doubles import ensembles
 
-INFO = EnsembleInfo(
-    name="test",
-    version="1",
-    statement="untrained weights: numbers have no meaning",
-    digest="0" * 64,
-    views={task: info.views for task, info in CATALOGUE.items()},
-    view_threshold=0.6,
-    view_floor=0.45,
-)
+INFO = replace(ensembles.INFO, view_threshold=0.6, view_floor=0.45)
 
 
 def view_outputs(view: View, probability: float = 0.9, members: int = 2) -> list[list[float]]:
@@ -239,15 +231,7 @@ def test_a_study_without_loops_abstains_from_everything() -> None:
 
 
 def test_a_task_that_the_ensemble_lacks_is_not_attempted() -> None:
-    info = EnsembleInfo(
-        name="n",
-        version="1",
-        statement="s",
-        digest="0",
-        views={Task.VIEW: frozenset()},
-        view_threshold=0.6,
-        view_floor=0.45,
-    )
+    info = replace(INFO, views={Task.VIEW: frozenset()})
 
     lvef = abstention(aggregate([loop("1.1")], None, info), Task.LVEF)
 
@@ -364,15 +348,7 @@ def test_the_stack_is_ordered_by_view_then_by_key() -> None:
 
 
 def test_an_ensemble_without_a_study_task_wants_no_stills() -> None:
-    info = EnsembleInfo(
-        name="n",
-        version="1",
-        statement="s",
-        digest="0",
-        views={task: CATALOGUE[task].views for task in LOOP_TASKS},
-        view_threshold=0.6,
-        view_floor=0.45,
-    )
+    info = replace(INFO, views={task: CATALOGUE[task].views for task in LOOP_TASKS})
 
     assert stills_wanted([loop("1.1")], info) == ()
 

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -159,10 +160,10 @@ def test_the_page_lists_studies(serve: Serve, arrivals: Arrivals) -> None:
     assert "receiving" in answer.text
 
 
-def test_the_page_says_what_the_weights_are_worth_and_escapes_it(
-    serve: Serve, sessions: Sessions, arrivals: Arrivals, analyst: Analyst, clock: ManualClock
+def report(
+    findings: dict[str, Any], sessions: Sessions, arrivals: Arrivals, analyst: Analyst, clock: ManualClock
 ) -> None:
-
+    """Let a study arrive, and its report be written with these findings."""
     study_id = arrivals.send()
     clock.pass_by(60)
     completion.tick(sessions, clock, timedelta(seconds=30))
@@ -170,8 +171,14 @@ def test_the_page_says_what_the_weights_are_worth_and_escapes_it(
     job = analyst.begin(study_id)
     assert job is not None
     written = WrittenReport(sop_instance_uid="1.2.9", sop_class_uid="1.2", series_instance_uid="1.3", path="r.dcm")
-    findings = {"ensemble": {"statement": "untrained weights: <b>numbers</b> have no meaning"}, "results": []}
     reports.finish_report(sessions, job, written, findings, [], clock)
+
+
+def test_the_page_says_what_the_weights_are_worth_and_escapes_it(
+    serve: Serve, sessions: Sessions, arrivals: Arrivals, analyst: Analyst, clock: ManualClock
+) -> None:
+    findings = {"ensemble": {"statement": "untrained weights: <b>numbers</b> have no meaning"}, "results": []}
+    report(findings, sessions, arrivals, analyst, clock)
     text = serve().get("/").text
 
     assert "untrained weights: &lt;b&gt;numbers&lt;/b&gt; have no meaning" in text
@@ -180,15 +187,8 @@ def test_the_page_says_what_the_weights_are_worth_and_escapes_it(
 def test_the_page_shows_what_the_cart_measured_beside_ours(
     serve: Serve, sessions: Sessions, arrivals: Arrivals, analyst: Analyst, clock: ManualClock
 ) -> None:
-    study_id = arrivals.send()
-    clock.pass_by(60)
-    completion.tick(sessions, clock, timedelta(seconds=30))
-    analyst.drain(study_id)
-    job = analyst.begin(study_id)
-    assert job is not None
-    written = WrittenReport(sop_instance_uid="1.2.9", sop_class_uid="1.2", series_instance_uid="1.3", path="r.dcm")
     value = {"task": "lvef", "value": 54.0, "unit": "%", "method": "biplane", "sop_instance_uid": "1.2.8"}
-    reports.finish_report(sessions, job, written, {"results": [], "cart": [value]}, [], clock)
+    report({"results": [], "cart": [value]}, sessions, arrivals, analyst, clock)
     client = serve()
 
     assert "cart: lvef 54 %, biplane" in client.get("/").text

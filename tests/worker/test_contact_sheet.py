@@ -1,6 +1,7 @@
 """The contact sheet: what people look for is there, in its place, and nothing of the patient."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from model.clip.transform import cut_out, locate
 from model.phantom.heart import Heart
 from model.phantom.scan import render
 from model.phantom.screen import Screen
-from model.prediction import EnsembleInfo
 from model.tasks import Task, View
+from tests.doubles import ensembles
 from tests.doubles.loops import picture, write, write_native
 from tests.system.studies import phantom_study
 from worker.contact_sheet import (
@@ -44,10 +45,7 @@ SPEC = ClipSpec(size=112)
 SECTOR = ClipSpec(size=112, crop="sector")
 SHOTS = (Shot(view=View.A4C, num_frames=24), Shot(view=View.PLAX, num_frames=1))
 MARGIN = 12
-INFO = EnsembleInfo(
-    name="test", version="1", statement="for a test", digest="0", views={Task.VIEW: frozenset()}, view_threshold=0.6,
-    view_floor=0.52,
-)  # fmt: skip
+INFO = replace(ensembles.INFO, view_threshold=0.6, view_floor=0.52)
 
 
 def row(path: Path, verdict: str = "refused: M-mode", *, is_accepted: bool = False) -> Row:

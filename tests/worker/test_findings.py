@@ -4,21 +4,13 @@ from dataclasses import replace
 
 from model.aggregate import aggregate
 from model.clip.sector import Sector, Side
-from model.prediction import EnsembleInfo, Loop
-from model.tasks import CATALOGUE, Task, View
+from model.prediction import Loop
+from model.tasks import Task, View
+from tests.doubles.ensembles import INFO
 from worker.findings import Picture, to_findings, to_ledger
 from worker.loops import AnalysedLoop, RefusedLoop
 
 APICAL, STILL = "1.2.1", "1.2.2"
-INFO = EnsembleInfo(
-    name="test",
-    version="1",
-    statement="for a test",
-    digest="ab" * 32,
-    views={task: info.views for task, info in CATALOGUE.items()},
-    view_threshold=0.5,
-    view_floor=0.4,
-)
 
 
 def picture(number: int) -> Picture:

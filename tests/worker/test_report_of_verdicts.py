@@ -13,7 +13,8 @@ from dicom_node.report.findings import Predecessor
 from model.clip.spec import ClipSpec
 from model.phantom.heart import Heart
 from model.prediction import EnsembleInfo, LoopOutputs
-from model.tasks import CATALOGUE, Task, View
+from model.tasks import Task, View
+from tests.doubles import ensembles
 from tests.node.report.dcmtk_reader import Item, read
 from tests.node.report.told import ABSENCES, ANSWERS, NAMES, PROBABILITIES
 from tests.system.studies import part10
@@ -36,15 +37,7 @@ GRADES = [[0.05, 0.1, 0.55, 0.2, 0.1], [0.05, 0.1, 0.45, 0.3, 0.1]]
 
 
 SPEC = ClipSpec(size=32)
-INFO = EnsembleInfo(
-    name="oracle",
-    version="1",
-    statement="for a test",
-    digest="ab" * 32,
-    views={task: info.views for task, info in CATALOGUE.items()},
-    view_threshold=0.5,
-    view_floor=0.4,
-)
+INFO = replace(ensembles.INFO, name="oracle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,15 +173,20 @@ def decimal(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def read_back(result: Composed, folder: Path) -> Item:
+    """Return the content of a report as dcmtk reads it."""
+    path = folder / "report.dcm"
+    path.write_bytes(result.document.part10)
+    return read(path).content
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_report_says_what_the_ledger_keeps_and_nothing_else(
     name: str, files: list[Subject], tmp_path: Path
 ) -> None:
     result = composed(files, name)
-    path = tmp_path / "report.dcm"
-    path.write_bytes(result.document.part10)
 
-    content = read(path).content
+    content = read_back(result, tmp_path)
 
     assert sorted(found(content)) == sorted(kept(result.ledger))
 
@@ -198,10 +196,8 @@ def test_every_note_and_every_refused_instance_stand_in_the_report(
     name: str, files: list[Subject], tmp_path: Path
 ) -> None:
     result = composed(files, name)
-    path = tmp_path / "report.dcm"
-    path.write_bytes(result.document.part10)
 
-    comments = [child.value for child in read(path).content.children[-1].children]
+    comments = [child.value for child in read_back(result, tmp_path).children[-1].children]
 
     assert set(result.ledger["notes"]) <= set(comments)
     assert sum(one.endswith(STILL.reason) for one in comments) == STUDIES[name][0].count(STILL)
