@@ -20,6 +20,7 @@ from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.schema import StudyState
 from dicom_node.ledger.views import StudyJson, studies_json, study_json
 from dicom_node.logs import configure_logs
+from dicom_node.report.findings import PictureKind
 from dicom_node.settings import Settings, load_settings
 
 # What only one command needs is imported there: the network and the page cost a second that `studies` need not wait.
@@ -94,13 +95,16 @@ def analyse(
             callback=_writable_png,
         ),
     ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Write the pictures and the PDF too that go out with a report.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Analyse files without a network: one Structured Report a study."""
     configure_logs(level="WARNING", json=False)
     with _needs_worker():
         from worker.offline import run
-    raise typer.Exit(run(paths, out, ensemble, as_json, contact_sheet))
+    raise typer.Exit(run(paths, out, ensemble, as_json, contact_sheet, frozenset(PictureKind) if pictures else ()))
 
 
 @app.command()
@@ -153,11 +157,11 @@ def retry(uid: str, config: Config = None) -> None:
 @app.command()
 def echo(peer: str, config: Config = None) -> None:
     """Send a C-ECHO to a peer of the configuration."""
-    from dicom_node.senders import associate
+    from dicom_node.senders import PLAIN, associate
 
     settings = load_settings(config)
     target = settings.peer(peer)
-    association = associate(settings.node.ae_title, target, [_VERIFICATION])
+    association = associate(settings.node.ae_title, target, {_VERIFICATION: PLAIN})
     answer = association.send_c_echo()
     association.release()
     if answer.get("Status") != 0x0000:

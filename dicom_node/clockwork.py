@@ -80,7 +80,7 @@ def _name_forgotten_peers(sessions: Sessions, settings: Settings) -> None:
 def _deliverer(
     peer: Peer, settings: Settings, sessions: Sessions, store: InstanceStore, stop: threading.Event
 ) -> Callable[[], None]:
-    sender = StowSender(peer.stow_url) if peer.stow_url else StoreSender(settings.node.ae_title, peer)
+    sender = StowSender(peer) if peer.stow_url else StoreSender(settings.node.ae_title, peer)
     deliverer = Deliverer(peer=peer, sender=sender, sessions=sessions, store=store, clock=utc_now)
     return lambda: deliverer.run(stop)
 

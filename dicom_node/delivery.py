@@ -6,6 +6,7 @@ PS3.8 9.3.4: what may pass is tried again, longer and longer apart; what will no
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -28,6 +29,8 @@ FIRST_WAIT = timedelta(seconds=15)
 LONGEST_WAIT = timedelta(minutes=15)
 GIVE_UP_AFTER = timedelta(hours=48)
 """A report that could not be delivered for so long is a dead letter."""
+PICTURE_ATTEMPTS = 3
+"""A report goes without its pictures once they have held it up so often."""
 REFUSALS = 2
 """A refusal counts when it comes this often: peers refuse by mistake while they restart."""
 
@@ -57,6 +60,8 @@ class Deliverer:
     store: InstanceStore
     clock: Clock
     jitter: random.Random = field(default_factory=random.Random)
+    held_up: Counter[int] = field(default_factory=Counter)
+    """How often a picture held up a delivery, by its id; in memory alone, for another process may count anew."""
 
     def run(self, stop: threading.Event) -> None:
         """Deliver what is due until `stop`; the body of the peer's thread."""
@@ -97,6 +102,7 @@ class Deliverer:
 
     def _deliver(self, item: DueDelivery, send: Send) -> None:
         try:
+            without = self._send_pictures(item, send)
             send(self.store.path(item.path))
         except Transient as error:
             self._failed(item, error)
@@ -104,8 +110,33 @@ class Deliverer:
         except DeliveryError as error:
             self._failed(item, error)
         else:
-            outbox.delivered(self.sessions, item, self.clock)
-            log.info("report_delivered", peer=self.peer.name, report=item.sop_instance_uid, attempt=item.attempt)
+            self.held_up.pop(item.delivery_id, None)
+            outbox.delivered(self.sessions, item, self.clock, without)
+            log.info("report_delivered", peer=self.peer.name, report=item.sop_instance_uid, attempt=item.attempt,
+                     pictures=len(item.pictures) - len(without))  # fmt: skip
+
+    def _send_pictures(self, item: DueDelivery, send: Send) -> list[str]:
+        """Send what the report refers to, and return what the peer does not have, each with the reason.
+
+        The report matters more: a picture that is refused, or that keeps failing, goes without.
+        """
+        without = []
+        for picture in item.pictures:
+            try:
+                if self.held_up[item.delivery_id] >= PICTURE_ATTEMPTS:
+                    raise Refused("it failed too often")
+                if not outbox.renew(self.sessions, item, _LEASE, self.clock):
+                    raise Transient("the lease was lost")  # whoever has it now sends the rest
+                send(self.store.path(picture.path))
+            except Transient:
+                self.held_up[item.delivery_id] += 1
+                raise
+            except DeliveryError as error:
+                without.append(f"without {picture.kind} {picture.sop_instance_uid}: {error}")
+                log.warning("picture_not_delivered", peer=self.peer.name, report=item.sop_instance_uid,
+                            picture=picture.sop_instance_uid, reason=str(error))  # fmt: skip
+        outbox.renew(self.sessions, item, _LEASE, self.clock)
+        return without
 
     def _failed(self, item: DueDelivery, error: DeliveryError) -> None:
         now = self.clock()

@@ -13,6 +13,7 @@ NodeError
 +-- DeliveryError           a report did not reach its peer
 |   +-- Transient           worth another attempt after a wait
 |   +-- Refused             the peer will never take it: dead letter
+|   |   +-- ClassRefused    it takes no instance of this SOP class: another class is tried
 |   +-- UnreadableReport    the file of the report is missing or damaged: dead letter
 +-- BrokerError             the embedded broker does not start
 +-- CannotServe             the node cannot start here: a port is taken, or another node uses the folder
@@ -81,8 +82,12 @@ class Refused(DeliveryError):
     """The peer will not take this report, however often it is sent."""
 
 
+class ClassRefused(Refused):
+    """The peer takes no instance of this SOP class."""
+
+
 class UnreadableReport(DeliveryError):
-    """The file of the report is missing or damaged."""
+    """The file of the report, or of a picture, is missing or damaged."""
 
 
 class BrokerError(NodeError):

@@ -17,7 +17,8 @@ from dicom_node.errors import LedgerUnavailable, UidConflict
 from dicom_node.identity import UID
 from dicom_node.ledger import studies
 from dicom_node.ledger.engine import Sessions, WriteTurn, lock_name, reading
-from dicom_node.ledger.schema import Instance, InstanceState, Report, Study, StudyState
+from dicom_node.ledger.schema import Instance, InstanceState, Picture, Report, Study, StudyState
+from dicom_node.report.sr_class import SR_CLASSES, uid_in_class
 from dicom_node.store import InstanceStore, Kept, dataset_digest
 
 log = structlog.get_logger(__name__)
@@ -54,7 +55,7 @@ class IntakeKind(StrEnum):
     VERSION = "version"
     """Known in this study with other bytes; the newest is current, the older stay."""
     OWN_REPORT = "own_report"
-    """A report that this node wrote; not kept, nothing opened."""
+    """A report that this node wrote, or a picture of one; not kept, nothing opened."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,7 @@ class Intake:
         return known
 
     def _look_up(self, received: Received) -> IntakeOutcome | None:
-        """Return what needs no bytes written: our own report, or an instance whose file is there."""
+        """Return what needs no bytes written: what this node wrote, or an instance whose file is there."""
         with _translated(), reading(self._sessions) as session:
             known = _known(session, received, dataset_digest(received.dataset))
         if known is None or (known.path is not None and not self._store.exists(known.path)):
@@ -180,7 +181,7 @@ def _known(session: Session, received: Received, digest: str) -> _Known | None:
         _Conflict: it is known under another study.
     """
     sop_uid = received.sop_instance_uid
-    own = session.scalar(select(Report.study_id).where(Report.sop_instance_uid == sop_uid))
+    own = _own(session, received)
     if own is not None:
         return _Known(outcome=IntakeOutcome(kind=IntakeKind.OWN_REPORT, study_id=own), path=None)
     versions = session.execute(
@@ -193,6 +194,24 @@ def _known(session: Session, received: Received, digest: str) -> _Known | None:
             raise _Conflict(study_id)
         if known_digest == digest:
             return _Known(outcome=IntakeOutcome(kind=IntakeKind.IDENTICAL, study_id=study_id), path=path)
+    return None
+
+
+def _own(session: Session, received: Received) -> int | None:
+    """Return the study of a report that this node wrote, or of a picture of one: PACS send on what they get."""
+    sop_uid = received.sop_instance_uid
+    report = session.scalar(select(Report.study_id).where(Report.sop_instance_uid == sop_uid))
+    if report is not None:
+        return report
+    pictures = select(Report.study_id).join(Picture, Picture.report_id == Report.id)
+    picture = session.scalar(pictures.where(Picture.sop_instance_uid == sop_uid))
+    if picture is not None or received.sop_class_uid not in SR_CLASSES.values():
+        return picture
+    # A report that went out in another class has another UID.
+    written = select(Report.sop_instance_uid, Report.study_id).join(Study, Study.id == Report.study_id)
+    for stored, study_id in session.execute(written.where(Study.study_instance_uid == received.study_uid)):
+        if uid_in_class(UID(stored), received.sop_class_uid) == sop_uid:
+            return int(study_id)
     return None
 
 

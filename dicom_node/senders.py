@@ -6,32 +6,53 @@ the patient.
 """
 
 import email.utils
+import io
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import httpx
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID as PydicomUID
+from pydicom.uid import (
+    EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node.errors import Refused, Transient, UnreadableReport
+from dicom_node.errors import ClassRefused, Refused, Transient, UnreadableReport
+from dicom_node.report.sr_class import WRITTEN_AS, candidates, in_class
 from dicom_node.settings import Peer
 
 Send = Callable[[Path], None]
-"""Sends one Part 10 file; raises Transient, Refused or UnreadableReport."""
+"""Sends one Part 10 file, a report in the first class that the peer takes; raises Transient, Refused or
+UnreadableReport."""
 
 _TIMEOUT = timedelta(seconds=30)
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _LONGEST_RETRY_AFTER = timedelta(hours=1)
-_PERMANENT = frozenset({0x0122, 0x0124})  # SOP class not supported, not authorized
+PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+"""Transfer syntaxes that are proposed for what has no pixels."""
+_COMPRESSED = (JPEGBaseline8Bit, *PLAIN)
+_PICTURES: Mapping[str, Sequence[str]] = {
+    MultiFrameTrueColorSecondaryCaptureImageStorage: _COMPRESSED,
+    SecondaryCaptureImageStorage: _COMPRESSED,
+    EncapsulatedPDFStorage: PLAIN,
+}
+_CLASS_NOT_SUPPORTED = 0x0122
+_NOT_AUTHORIZED = 0x0124
 _TRANSIENT_HTTP = frozenset({408, 425, 429})
 
 
@@ -50,36 +71,39 @@ class StoreSender:
         """Send as `calling_ae` to the peer's host and port."""
         self._calling_ae = calling_ae
         self._peer = peer
+        self._classes = candidates(peer.sr_class)
 
     @contextmanager
     def open(self) -> Iterator[Send]:
         """Give an association; released at the end, aborted after an error."""
         association = self._associate()
         try:
-            yield lambda path: _c_store(association, path)
+            yield lambda path: _in_some_class(path, self._classes, partial(_c_store, association))
         except BaseException:
             association.abort()
             raise
         association.release()
 
     def _associate(self) -> Association:
-        return associate(self._calling_ae, self._peer, [ComprehensiveSRStorage])
+        wanted = {one: PLAIN for one in self._classes}
+        return associate(self._calling_ae, self._peer, {**wanted, **_PICTURES})
 
 
 class StowSender:
     """STOW-RS (PS3.18 section 10.5)."""
 
-    def __init__(self, url: str) -> None:
-        """Send to the DICOMweb service at `url`."""
-        self._url = f"{url.rstrip('/')}/studies"
+    def __init__(self, peer: Peer) -> None:
+        """Send to the peer's DICOMweb service."""
+        self._url = f"{peer.stow_url.rstrip('/')}/studies"
+        self._classes = candidates(peer.sr_class)
 
     @contextmanager
     def open(self) -> Iterator[Send]:
         """Give an HTTP client."""
         with httpx.Client(timeout=_TIMEOUT.total_seconds()) as client:
-            yield lambda path: self._stow(client, path)
+            yield lambda path: _in_some_class(path, self._classes, partial(self._stow, client))
 
-    def _stow(self, client: httpx.Client, path: Path) -> None:
+    def _stow(self, client: httpx.Client, path: Path | Dataset) -> None:
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         headers = {
@@ -87,7 +111,8 @@ class StowSender:
             "Accept": "application/dicom+json",
         }
         try:
-            body = head + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+            content = path.read_bytes() if isinstance(path, Path) else _part10(path)
+            body = head + content + f"\r\n--{boundary}--\r\n".encode()
         except OSError as error:
             raise UnreadableReport(f"the file of the report cannot be read: {error.strerror}") from error
         try:
@@ -97,8 +122,13 @@ class StowSender:
         _judge_http(answer)
 
 
-def associate(calling_ae: str, peer: Peer, classes: list[str]) -> Association:
+def associate(calling_ae: str, peer: Peer, classes: Mapping[str, Sequence[str]]) -> Association:
     """Return an established association with the peer.
+
+    Args:
+        calling_ae: who calls.
+        peer: who is called.
+        classes: SOP class -> transfer syntaxes that are proposed for it.
 
     Raises:
         Transient: it does not answer, or rejects for now.
@@ -107,9 +137,9 @@ def associate(calling_ae: str, peer: Peer, classes: list[str]) -> Association:
     ae = AE(ae_title=calling_ae)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _TIMEOUT.total_seconds()
     ae.connection_timeout = _CONNECT_TIMEOUT.total_seconds()
-    for uid in classes:
+    for uid, syntaxes in classes.items():
         # One syntax a context: the peer says which it takes, not which of them it likes best.
-        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        for syntax in syntaxes:
             ae.add_requested_context(uid, syntax)
     association = ae.associate(
         peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)]
@@ -132,25 +162,71 @@ def _send_at_once(event: evt.Event) -> None:
         wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _c_store(association: Association, path: Path) -> None:
-    report = _in_accepted_syntax(association, path)
+def _in_some_class(path: Path, classes: Sequence[str], send_one: Callable[[Path | Dataset], None]) -> None:
+    """Send a file; a report in the first of the classes that the peer takes."""
+    if _meta(path).MediaStorageSOPClassUID != WRITTEN_AS:
+        send_one(path)
+        return
+    for one in classes[:-1]:
+        try:
+            send_one(path if one == WRITTEN_AS else in_class(_read(path), one))
+        except ClassRefused:
+            continue
+        return
+    last = classes[-1]
+    send_one(path if last == WRITTEN_AS else in_class(_read(path), last))
+
+
+def _c_store(association: Association, document: Path | Dataset) -> None:
+    _config.STORE_SEND_CHUNKED_DATASET = True  # pynetdicom's way to send a file as it is
     try:
-        answer = association.send_c_store(report)
-    except (RuntimeError, ValueError) as error:  # the association is gone, or took no context for this class
+        answer = association.send_c_store(_in_accepted_syntax(association, document))
+    except (RuntimeError, ValueError) as error:  # the association is gone
         raise Transient(f"C-STORE could not be sent: {type(error).__name__}") from error
     if "Status" not in answer:
         raise Transient("no answer to the C-STORE (aborted, lost or timed out)")
     _judge_status(int(answer.Status), f"C-STORE status 0x{answer.Status:04X}")
 
 
-def _in_accepted_syntax(association: Association, path: Path) -> Path | Dataset:
+def _in_accepted_syntax(association: Association, document: Path | Dataset) -> Path | Dataset:
     """Return the file itself, to be sent byte for byte, or its data set for a peer that takes another syntax only."""
-    _config.STORE_SEND_CHUNKED_DATASET = True  # pynetdicom's way to send a file as it is
+    meta = _meta(document) if isinstance(document, Path) else document.file_meta
+    sop_class = PydicomUID(meta.MediaStorageSOPClassUID)
+    contexts = [one for one in association.accepted_contexts if one.abstract_syntax == sop_class]
+    if not contexts:
+        raise ClassRefused(f"the peer accepted no presentation context for {sop_class.name}")
+    if meta.TransferSyntaxUID in [one.transfer_syntax[0] for one in contexts]:
+        return document
+    dataset = _read(document) if isinstance(document, Path) else document
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset.decompress()
+    return dataset
+
+
+def _meta(path: Path) -> Dataset:
+    with _damage():
+        meta: Dataset = split_dataset(path)[0]
+        if "MediaStorageSOPClassUID" not in meta or "TransferSyntaxUID" not in meta:
+            raise UnreadableReport("the file of the report is damaged: group 2 is not whole")
+        return meta
+
+
+def _read(path: Path) -> Dataset:
+    with _damage():
+        return dcmread(path)
+
+
+def _part10(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Raise what a damaged file of ours does as the one thing that a delivery can act on."""
     try:
-        meta, _ = split_dataset(path)
-        sent = (meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
-        accepted = [(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts]
-        return path if sent in accepted else dcmread(path)
+        yield
     except OSError as error:
         raise UnreadableReport(f"the file of the report cannot be read: {error.strerror}") from error
     except (InvalidDicomError, AttributeError, ValueError) as error:
@@ -161,7 +237,9 @@ def _judge_status(status: int, text: str) -> None:
     """Sort a C-STORE status (PS3.4 table B.2-1, PS3.7 annex C)."""
     if status in (0x0000, 0x0111) or status >> 12 == 0xB:  # 0x0111: it has it already
         return
-    if status >> 8 == 0xA9 or status >> 12 == 0xC or status in _PERMANENT:
+    if status == _CLASS_NOT_SUPPORTED:
+        raise ClassRefused(text)
+    if status >> 8 == 0xA9 or status >> 12 == 0xC or status == _NOT_AUTHORIZED:
         raise Refused(text)
     raise Transient(text)
 

@@ -24,6 +24,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dicom_node.errors import ConfigurationError, InvalidAETitle, UnknownPeer
 from dicom_node.identity import parse_ae_title
+from dicom_node.report.findings import PictureKind
+from dicom_node.report.sr_class import SrClass
 
 ENV_PREFIX = "ECHO_NODE__"
 CONFIG_VARIABLE = "ECHO_NODE_CONFIG"
@@ -120,8 +122,9 @@ class Peer(Section):
     """Base URL of its DICOMweb service for STOW-RS."""
     storage_commitment: bool = False
     """Ask the peer to commit to each report; not in this version."""
-    sr_class: Literal["comprehensive"] = "comprehensive"
-    """SOP class of the report that it gets: Comprehensive SR."""
+    sr_class: SrClass = "comprehensive"
+    """SOP class of the report that it gets, if it takes it: comprehensive3d (Comprehensive 3D SR), comprehensive or
+    enhanced; else the first of these that it takes."""
 
     @field_validator("storage_commitment")
     @classmethod
@@ -147,6 +150,28 @@ class Study(Section):
     def quiet(self) -> timedelta:
         """Return the quiet period."""
         return timedelta(seconds=self.quiet_seconds)
+
+
+class Report(Section):
+    """What goes out beside the Structured Report."""
+
+    saliency: bool = True
+    """A moving picture of each loop that carried a number, with the networks' attention over it (Multi-frame True Color
+    Secondary Capture)."""
+    summary: bool = True
+    """The report on one page, as a picture (Secondary Capture)."""
+    summary_pdf: bool = True
+    """The same page as a document (Encapsulated PDF)."""
+
+    @property
+    def pictures(self) -> frozenset[PictureKind]:
+        """Return the pictures that are made."""
+        wanted = {
+            PictureKind.SALIENCY: self.saliency,
+            PictureKind.SUMMARY: self.summary,
+            PictureKind.SUMMARY_PDF: self.summary_pdf,
+        }
+        return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
 
 
 class Retention(Section):
@@ -234,6 +259,8 @@ class Settings(BaseSettings):
     """The DICOM applications that the node talks to."""
     study: Study = Study()
     """When a study counts as complete."""
+    report: Report = Report()
+    """What goes out beside the report."""
     retention: Retention = Retention()
     """When images are removed."""
     database: Database = Database()

@@ -14,6 +14,7 @@ from dicom_node.identity import UID
 _INCOMING = "incoming"  # on the same file system as the others: a rename must be one
 _INSTANCES = "instances"
 _REPORTS = "reports"
+_PICTURES = "pictures"
 _QUARANTINE = "quarantine"
 _PART = ".part"
 _DIGITS = 12  # of the digest in a file's name: enough to tell versions of one instance apart
@@ -43,7 +44,7 @@ class InstanceStore:
     def __init__(self, root: Path, min_free_bytes: int) -> None:
         self._root = root
         self._min_free_bytes = min_free_bytes
-        for name in ("", _INCOMING, _INSTANCES, _REPORTS, _QUARANTINE):
+        for name in ("", _INCOMING, _INSTANCES, _REPORTS, _PICTURES, _QUARANTINE):
             (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, relative: str) -> Path:
@@ -73,6 +74,17 @@ class InstanceStore:
         self._write(target, (content,))
         return str(target)
 
+    def keep_picture(self, study_uid: UID, sop_uid: UID, content: bytes) -> str:
+        """Make a picture of a report safe in the same way and return its relative path; retention removes it with the
+        images of its study.
+
+        Raises:
+            OutOfSpace, StoreError: nothing was kept.
+        """
+        target = Path(_PICTURES) / study_uid / f"{sop_uid}.dcm"
+        self._write(target, (content,))
+        return str(target)
+
     def quarantine(self, part10_header: bytes, dataset: bytes) -> Kept:
         """Set bytes aside for a person; nothing in the node reads them again.
 
@@ -94,23 +106,23 @@ class InstanceStore:
         self.path(relative).unlink(missing_ok=True)
 
     def study_bytes(self, study_uid: UID) -> int:
-        """Return the size of all files of a study."""
-        folder = self._root / _INSTANCES / study_uid
-        return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+        """Return the size of all images of a study, and of the pictures of its reports."""
+        folders = [folder for folder in self._folders(study_uid) if folder.is_dir()]
+        return sum(path.stat().st_size for folder in folders for path in folder.iterdir())
 
     def remove_study(self, study_uid: UID) -> None:
-        """Remove all images of a study.
+        """Remove all images of a study, and the pictures of its reports.
 
         Raises:
             StoreError: some could not be removed.
         """
-        folder = self._root / _INSTANCES / study_uid
-        try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"{folder}: cannot be removed: {error.strerror}") from error
+        for folder in self._folders(study_uid):
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreError(f"{folder}: cannot be removed: {error.strerror}") from error
 
     def free_bytes(self) -> int:
         """Return the free bytes on the disk of data_dir."""
@@ -122,6 +134,9 @@ class InstanceStore:
         for part in parts:
             part.unlink(missing_ok=True)
         return len(parts)
+
+    def _folders(self, study_uid: UID) -> tuple[Path, Path]:
+        return self._root / _INSTANCES / study_uid, self._root / _PICTURES / study_uid
 
     def _write(self, target: Path, pieces: tuple[bytes, ...]) -> None:
         part = self._root / _INCOMING / f"{uuid.uuid4().hex}{_PART}"

@@ -6,7 +6,8 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3.12 python3.12-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3.12 -m venv /opt/worker
-ENV PATH=/opt/worker/bin:$PATH
+# matplotlib draws the summary page; its list of fonts goes where any user may write.
+ENV PATH=/opt/worker/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib
 
 FROM python AS build
 WORKDIR /src

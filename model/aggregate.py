@@ -70,6 +70,16 @@ def gate(loop: Loop, info: EnsembleInfo) -> GatedLoop:
     return GatedLoop(loop=loop, view=view, probability=probability)
 
 
+def speaks_for(loop: Loop, info: EnsembleInfo) -> frozenset[Task]:
+    """Return the tasks that a loop's own number counts for, by its view."""
+    view = gate(loop, info).view
+    return frozenset(
+        task
+        for task, views in info.views.items()
+        if task in REPORTED_TASKS and CATALOGUE[task].scope is Scope.LOOP and view in views
+    )
+
+
 def stills_wanted(loops: Iterable[Loop], info: EnsembleInfo) -> tuple[str, ...]:
     """Return the keys of the loops whose stills make the stack of the study's tasks, in the order of the stack.
 

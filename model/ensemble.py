@@ -17,11 +17,14 @@ from typing import Annotated, Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
-from model import bundle
+from model import bundle, rollout
+from model.attention import Attention
 from model.bundle import Bundle, Closed, Sha256
 from model.clip.spec import ClipSpec, frame_indices
 from model.errors import BundleError
+from model.net.encoder import Encoder
 from model.precision import Precision
 from model.prediction import EnsembleInfo, LoopOutputs, decode
 from model.tasks import CATALOGUE, LOOP_TASKS, STUDY_TASKS, Task, View
@@ -184,6 +187,20 @@ class Ensemble:
         return self._predict(stack_CTHW[None], indices_T[None], STUDY_TASKS)[0]
 
     @torch.inference_mode()
+    def attention(self, clips_BCTHW: Tensor, tasks: Iterable[Task]) -> Attention:
+        """Return where the members that carry one of the tasks looked in each clip of a loop.
+
+        The rollout of all tokens together, mean over the members; cells of another grid are brought to that of the
+        first one.
+        """
+        wanted = frozenset(tasks)
+        encoders = [one.network.encoder for one in self._bundles if wanted & frozenset(one.manifest.tasks)]
+        assert encoders, "a task that no member carries"
+        with bundle.exact():
+            shares_Bthw = torch.stack([_shares(clip_CTHW, encoders) for clip_CTHW in self._send(clips_BCTHW)])
+        return Attention.of(shares_Bthw.numpy())
+
+    @torch.inference_mode()
     def _predict(self, clips_BCTHW: Tensor, indices_BT: Tensor, tasks: Iterable[Task]) -> list[LoopOutputs]:
         spec = self.spec
         assert clips_BCTHW.shape[1:] == (3, spec.num_frames, spec.size, spec.size), clips_BCTHW.shape
@@ -224,6 +241,13 @@ class Ensemble:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def _shares(clip_CTHW: Tensor, encoders: Sequence[Encoder]) -> Tensor:
+    """Return what each cell drew, mean over the encoders, all in the grid of the first: (t, h, w), one in all."""
+    drawn = [rollout.drawn(one, clip_CTHW, row=None)[None, None] for one in encoders]  # in float32: small numbers
+    alike = torch.cat([functional.interpolate(one, encoders[0].grid, mode="area") for one in drawn]).mean(dim=0)[0]
+    return alike / alike.sum()
 
 
 def pad(tensor_B: Tensor, size: int) -> Tensor:

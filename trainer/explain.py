@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 
 from model.clip.dicom import open_loop
@@ -27,6 +26,7 @@ from model.clip.spec import ClipSpec
 from model.clip.transform import cut_out, locate_by_header, pixels_of, resize
 from model.clip.video import open_video
 from model.errors import NotALoop, UnreadableLoop
+from model.overlay import COLOURS, veil
 from model.prediction import decode
 from model.rollout import ROW, HeadFusion, Saliency, saliency
 from model.tasks import CATALOGUE, Kind, Scope, Task
@@ -40,8 +40,6 @@ CONTACT = "contact.png"
 SCALE = 2
 """Pixels of an overlay for one of the clip, each way."""
 
-_COLOURS = "inferno"
-_OPACITY = 0.6  # of the most salient pixel
 _COLUMNS = 8
 
 
@@ -90,14 +88,6 @@ def explain(
     _write(out, shown_TSSC, found, indices, _title(loop, document["tasks"]))
     write_json(out / EXPLANATION, document)
     return document
-
-
-def overlay(frame_HWC: Frames, saliency_HW: NDArray[np.float32]) -> Frames:
-    """Return a frame with its saliency, 0..1, laid over it: the more salient, the less of the frame is seen."""
-    colours_HWC = matplotlib.colormaps[_COLOURS](saliency_HW)[..., :3] * 255.0
-    weight_HW1 = _OPACITY * saliency_HW[..., None]
-    mixed = frame_HWC * (1.0 - weight_HW1) + colours_HWC * weight_HW1
-    return np.asarray(np.clip(mixed + 0.5, 0, 255), dtype=np.uint8)
 
 
 def _row(row: int | None, *, all_rows: bool, num_tokens: int) -> int | None:
@@ -173,7 +163,8 @@ def _title(loop: Path, tasks: dict[str, dict[str, Any]]) -> str:
 
 
 def _write(out: Path, shown_TSSC: Frames, found: Saliency, indices: tuple[int, ...], title: str) -> None:
-    overlays = [overlay(frame, one) for frame, one in zip(shown_TSSC, found.pixels_THW.numpy(), strict=True)]
+    heat_THW = np.round(found.pixels_THW.numpy() * 255.0).astype(np.uint8)
+    overlays = [veil(heat_HW).over(frame_HWC) for frame_HWC, heat_HW in zip(shown_TSSC, heat_THW, strict=True)]
     try:
         out.mkdir(parents=True, exist_ok=True)
         for number, picture_HWC in enumerate(overlays):
@@ -201,7 +192,7 @@ def _contact_sheet(file: Path, frames: Frames, overlays: list[Frames], indices: 
         grid[2 * row, column].imshow(frame)
         grid[2 * row, column].set_title(f"frame {indices[number] + 1}", fontsize=8)
         grid[2 * row + 1, column].imshow(laid_over)
-    colours = matplotlib.cm.ScalarMappable(cmap=_COLOURS)
+    colours = matplotlib.cm.ScalarMappable(cmap=COLOURS)
     colours.set_clim(0.0, 1.0)
     figure.colorbar(colours, ax=grid, shrink=0.5, label="attention rollout, least to most of the clip")
     figure.suptitle(title, fontsize=10)

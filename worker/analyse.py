@@ -12,11 +12,13 @@ import structlog
 from dicom_node.clock import Clock, utc_now
 from dicom_node.dispatch import Bell
 from dicom_node.errors import ReportError
+from dicom_node.identity import UID
 from dicom_node.ledger import claims, reports
 from dicom_node.ledger.claims import Analysed, Claimed, NotAnalysed
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.reports import JobInstance, ReportJob
 from dicom_node.ledger.schema import InstanceState
+from dicom_node.report.findings import PictureKind
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
 from worker.compose import Material, Subject, compose
@@ -40,6 +42,8 @@ class Analyst:
     store: InstanceStore
     destinations: tuple[str, ...]
     """Names of the peers that receive reports."""
+    pictures: frozenset[PictureKind] = frozenset()
+    """What is made beside a report."""
     limits: Limits
     ring: Ring
     owner: str
@@ -73,7 +77,8 @@ class Analyst:
         """Answer every claimed instance; what is not answered comes back by its lease."""
         token = claimed[0].token
         with beating(lambda: self._renew(token), self.limits) as heartbeat:
-            verdicts = analyse_files([self.store.path(one.path) for one in claimed], engine)
+            paths = [self.store.path(one.path) for one in claimed]
+            verdicts = analyse_files(paths, engine, with_attention=bool(self.pictures))
             for one, verdict in zip(claimed, verdicts, strict=True):
                 heartbeat.step()
                 is_kept = claims.finish(self.sessions, one, engine.digest, _outcome(verdict), self.clock)
@@ -97,7 +102,7 @@ class Analyst:
     def _report(self, job: ReportJob, engine: Engine) -> None:
         with beating(lambda: self._renew(job.token), self.limits):
             try:
-                composed = compose(_material(job, self.store), engine, self.clock())
+                composed = compose(_material(job, self.store), engine, self.clock(), self.pictures)
             except ReportError as error:
                 reports.fail_report(self.sessions, job, str(error), self.clock)
                 log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
@@ -106,10 +111,8 @@ class Analyst:
                 # Whoever took the report over writes a file of the same name: the loser must not touch it.
                 log.warning("report_lease_lost", study=job.study_id)
                 return
-            path = self.store.keep_report(composed.document.sop_instance_uid, composed.document.part10)
-            is_ours = reports.finish_report(
-                self.sessions, job, composed.written(path), composed.ledger, self.destinations, self.clock
-            )
+            written = composed.keep(self.store, UID(job.study_instance_uid))
+            is_ours = reports.finish_report(self.sessions, job, written, composed.ledger, self.destinations, self.clock)
         log.info("report_written", report=composed.document.sop_instance_uid, revision=job.revision, kept=is_ours)
 
     def _renew(self, token: str) -> int:
@@ -132,6 +135,7 @@ def open_analyst(settings: Settings) -> tuple[Analyst, Callable[[], None]]:
         sessions=sessions,
         store=InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes),
         destinations=tuple(peer.name for peer in settings.peers if peer.receives_reports),
+        pictures=settings.report.pictures,
         limits=limits(settings.worker),
         ring=bell.ring,
         owner=f"{socket.gethostname()}:{os.getpid()}",

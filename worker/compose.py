@@ -1,6 +1,6 @@
 """From the verdicts on a study's instances to its report: the same on the network path and in `dicom-node analyse`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,18 +9,23 @@ from typing import Any
 import structlog
 
 from dicom_node.identity import UID
-from dicom_node.ledger.reports import WrittenReport
+from dicom_node.ledger.reports import WrittenPicture, WrittenReport
 from dicom_node.report.cart import CART_SOP_CLASSES, read_cart
-from dicom_node.report.document import SOP_CLASS, Document, Evidence, build_report
-from dicom_node.report.findings import CartValue, Predecessor
+from dicom_node.report.document import Document, Evidence, build_report
+from dicom_node.report.findings import CartValue, PictureKind, Predecessor
 from dicom_node.report.header import SourceHeader, common_header, read_header
+from dicom_node.report.origin import Origin
+from dicom_node.report.pictures import Picture
+from dicom_node.report.sr_class import WRITTEN_AS
+from dicom_node.store import InstanceStore
 from model.aggregate import aggregate, stills_wanted
 from model.clip.loop import load_still
 from model.ensemble import stack_stills
 from model.errors import ClipError
 from model.prediction import Loop, LoopOutputs, StudyPrediction
+from worker.drawing import draw_pictures
 from worker.engine import Engine
-from worker.findings import Picture, to_findings, to_ledger
+from worker.findings import Screen, to_findings, to_ledger
 from worker.loops import AnalysedLoop, RefusedLoop, Verdict
 
 log = structlog.get_logger(__name__)
@@ -55,6 +60,8 @@ class Composed:
     """A report and what the ledger keeps of it."""
 
     document: Document
+    pictures: tuple[Picture, ...]
+    """What goes out before the report."""
     prediction: StudyPrediction
     cart: tuple[CartValue, ...]
     supersedes: str | None
@@ -64,18 +71,38 @@ class Composed:
         """Return the content for `dicom-node study --json`."""
         return to_ledger(self.prediction, self.cart)
 
-    def written(self, path: str) -> WrittenReport:
-        """Return the row of the report whose file lies at `path`."""
+    def keep(self, store: InstanceStore, study_uid: UID) -> WrittenReport:
+        """Make the pictures and the report safe; return what the ledger keeps of the files.
+
+        Raises:
+            OutOfSpace, StoreError: the report is not kept.
+        """
+        pictures = tuple(
+            WrittenPicture(
+                kind=one.kind,
+                sop_instance_uid=one.sop_instance_uid,
+                sop_class_uid=one.sop_class_uid,
+                path=store.keep_picture(study_uid, one.sop_instance_uid, one.part10),
+            )
+            for one in self.pictures
+        )
         return WrittenReport(
             sop_instance_uid=self.document.sop_instance_uid,
-            sop_class_uid=SOP_CLASS,
+            sop_class_uid=WRITTEN_AS,
             series_instance_uid=self.document.series_instance_uid,
-            path=path,
+            path=store.keep_report(self.document.sop_instance_uid, self.document.part10),
+            pictures=pictures,
         )
 
 
-def compose(material: Material, engine: Engine, created_at: datetime) -> Composed:
+def compose(material: Material, engine: Engine, created_at: datetime, kinds: Collection[PictureKind] = ()) -> Composed:
     """Return the study's report: a function of the verdicts and the ensemble, but for its dates.
+
+    Args:
+        material: what it is made of.
+        engine: who looked, and looks at the stills.
+        created_at: its dates.
+        kinds: the pictures that are made beside it.
 
     Raises:
         ReportError: no report can be made of this study; the message is the reason.
@@ -86,20 +113,29 @@ def compose(material: Material, engine: Engine, created_at: datetime) -> Compose
     prediction = predict(ordered, engine)
     analysed = {one.sop_instance_uid: one.verdict for one in ordered if isinstance(one.verdict, AnalysedLoop)}
     refused = {one.sop_instance_uid: one.verdict for one in ordered if isinstance(one.verdict, RefusedLoop)}
-    pictures = {one.sop_instance_uid: _picture(one, headers[one.sop_instance_uid]) for one in ordered}
+    screens = {one.sop_instance_uid: _screen(one, headers[one.sop_instance_uid]) for one in ordered}
     cart = _cart(ordered)
-    document = build_report(
-        to_findings(prediction, analysed, refused, pictures, cart),
+    findings = to_findings(prediction, analysed, refused, screens, cart)
+    origin = Origin(
         study_uid=UID(material.study_instance_uid),
         revision=material.revision,
-        evidence=[_evidence(one, headers[one.sop_instance_uid]) for one in ordered],
+        algorithm=findings.algorithm,
         header=header,
-        predecessor=material.predecessor,
-        is_complete=not any(one.was_given_up for one in ordered),
         created_at=created_at,
     )
+    drawn = draw_pictures(
+        findings, origin, {one.sop_instance_uid: one.path for one in ordered}, analysed, engine, kinds
+    )
+    document = build_report(
+        findings,
+        origin,
+        evidence=[_evidence(one, headers[one.sop_instance_uid]) for one in ordered],
+        predecessor=material.predecessor,
+        is_complete=not any(one.was_given_up for one in ordered),
+        pictures=drawn,
+    )
     supersedes = material.predecessor.sop_instance_uid if material.predecessor else None
-    return Composed(document=document, prediction=prediction, cart=cart, supersedes=supersedes)
+    return Composed(document=document, pictures=drawn, prediction=prediction, cart=cart, supersedes=supersedes)
 
 
 def predict(subjects: Sequence[Subject], engine: Engine) -> StudyPrediction:
@@ -136,8 +172,8 @@ def _cart(subjects: Sequence[Subject]) -> tuple[CartValue, ...]:
     return tuple(value for one in reports for value in read_cart(one.path))
 
 
-def _picture(one: Subject, header: SourceHeader) -> Picture:
-    return Picture(
+def _screen(one: Subject, header: SourceHeader) -> Screen:
+    return Screen(
         sop_class_uid=one.sop_class_uid,
         rows=header.rows,
         columns=header.columns,

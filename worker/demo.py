@@ -19,7 +19,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 from pydicom import Dataset, dcmwrite
-from pydicom.uid import ComprehensiveSRStorage, JPEGBaseline8Bit
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    JPEGBaseline8Bit,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, evt
 from rich.console import Console
 
@@ -60,20 +66,40 @@ def _play(folder: Path, console: Console) -> None:
         _send(instances, node_port)
         answered_at = time.monotonic()
         try:
-            report, received_at = arrived.get(timeout=_REPORT_DEADLINE)
+            *pictures, (report, received_at) = _until_report(arrived)
         except queue.Empty as error:
             raise DemoFailed(f"no report within {_REPORT_DEADLINE:.0f} s") from error
     report_path, picture = folder / "report.dcm", folder / "study.png"
     dcmwrite(report_path, report, enforce_file_format=True)
     _draw(instances, folder, picture)
+    shown = [_keep(one, folder, number) for number, (one, _) in enumerate(pictures, start=1)]
     console.print(render_text(report), markup=False, soft_wrap=True)
     waited = received_at - answered_at
     console.print(
         f"\nFrom the last C-STORE answer to the report: {waited:.2f} s, "
         f"of which {_QUIET_SECONDS:.0f} s are the quiet period."
     )
-    for name, path in (("report", report_path), ("picture", picture), ("log", folder / "node.log")):
+    for name, path in (("report", report_path), *shown, ("picture", picture), ("log", folder / "node.log")):
         console.print(f"{name}: {path}", soft_wrap=True)
+
+
+def _until_report(arrived: "queue.SimpleQueue[tuple[Dataset, float]]") -> list[tuple[Dataset, float]]:
+    """Return what arrived, the report last: its pictures go before it."""
+    found: list[tuple[Dataset, float]] = []
+    while not found or found[-1][0].SOPClassUID != ComprehensiveSRStorage:
+        found.append(arrived.get(timeout=_REPORT_DEADLINE))
+    return found
+
+
+def _keep(picture: Dataset, folder: Path, number: int) -> tuple[str, Path]:
+    """Write a picture of the report as a PACS would, the PDF as a file of its own; return what it is."""
+    if picture.SOPClassUID == EncapsulatedPDFStorage:
+        path = folder / "summary.pdf"
+        path.write_bytes(picture.EncapsulatedDocument[: picture.EncapsulatedDocumentLength])
+        return "summary", path
+    path = folder / f"picture-{number}.dcm"
+    dcmwrite(path, picture, enforce_file_format=True)
+    return "summary" if picture.SOPClassUID == SecondaryCaptureImageStorage else "saliency", path
 
 
 @contextmanager
@@ -89,6 +115,9 @@ def _pacs() -> Iterator[tuple[int, "queue.SimpleQueue[tuple[Dataset, float]]"]]:
 
     ae = AE(ae_title="PACS")
     ae.add_supported_context(ComprehensiveSRStorage)
+    ae.add_supported_context(EncapsulatedPDFStorage)
+    for image in (MultiFrameTrueColorSecondaryCaptureImageStorage, SecondaryCaptureImageStorage):
+        ae.add_supported_context(image, JPEGBaseline8Bit)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
     assert server is not None
     try:

@@ -3,19 +3,21 @@
 Legend: B clips of a loop, T clip frames, S side of the clip in pixels, 3 = RGB.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import torch
 
+from model.attention import Attention
 from model.clip.loop import Clips
 from model.clip.spec import ClipSpec
 from model.ensemble import Ensemble, fingerprint
 from model.errors import BundleError
 from model.precision import WantedPrecision, choose_precision
 from model.prediction import EnsembleInfo, LoopOutputs, mean_outputs
+from model.tasks import Task
 from worker.errors import NoEnsemble
 
 log = structlog.get_logger(__name__)
@@ -47,6 +49,10 @@ class Engine:
         """Return what each member says of one loop: the mean over its clips."""
         indices_BT = torch.tensor(clips.indices, dtype=torch.long)
         return mean_outputs(self.ensemble.predict_loops(clips.pixels_BCTSS, indices_BT))
+
+    def attention(self, clips: Clips, tasks: Iterable[Task]) -> Attention:
+        """Return where the members that carry one of the tasks looked in each clip of one loop."""
+        return self.ensemble.attention(clips.pixels_BCTSS, tasks)
 
 
 class CurrentEngine:

@@ -28,8 +28,8 @@ ALGORITHM = "Echo-Vision-FM"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """What the header of an instance says about its picture."""
+class Screen:
+    """What the header of an instance says about its screen."""
 
     sop_class_uid: str
     rows: int | None
@@ -43,7 +43,7 @@ def to_findings(
     prediction: StudyPrediction,
     analysed: Mapping[str, AnalysedLoop],
     refused: Mapping[str, RefusedLoop],
-    pictures: Mapping[str, Picture],
+    screens: Mapping[str, Screen],
     cart: Sequence[CartValue] = (),
 ) -> Findings:
     """Return the prediction in the node's words.
@@ -52,7 +52,7 @@ def to_findings(
         prediction: of the study whose loops are `analysed`.
         analysed: every loop with a result, by SOP Instance UID.
         refused: every other instance of the study, by SOP Instance UID.
-        pictures: of every instance of both.
+        screens: of every instance of both.
         cart: what the cart measured itself; it goes beside the prediction and never into it.
     """
     results = {result.task: result for result in prediction.results}
@@ -68,8 +68,8 @@ def to_findings(
             Abstained(task=_reported(one.task), kind=NotMeasured(one.kind.value), reason=one.reason)
             for one in prediction.abstentions
         ),
-        loops=tuple(_loop(view, analysed[view.key], pictures[view.key], results.keys()) for view in prediction.loops),
-        refused=tuple(_refused(uid, one.reason, pictures[uid]) for uid, one in _in_order(refused, pictures)),
+        loops=tuple(_loop(view, analysed[view.key], screens[view.key], results.keys()) for view in prediction.loops),
+        refused=tuple(_refused(uid, one.reason, screens[uid]) for uid, one in _in_order(refused, screens)),
         notes=prediction.notes,
         cart=tuple(cart),
     )
@@ -159,18 +159,18 @@ def _evaluated(result: TaskResult, evaluation: Evaluation) -> EvaluatedFinding:
     )
 
 
-def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture, answered: Collection[Task]) -> LoopFinding:
+def _loop(view: LoopView, analysed: AnalysedLoop, screen: Screen, answered: Collection[Task]) -> LoopFinding:
     """Return a loop's finding; what the study abstains from, no loop says alone."""
     return LoopFinding(
         sop_instance_uid=view.key,
-        sop_class_uid=picture.sop_class_uid,
-        rows=picture.rows or 1,
-        columns=picture.columns or 1,
-        num_frames=picture.num_frames or 1,
-        box=_box(analysed.sector, rows=picture.rows or 1, columns=picture.columns or 1),
+        sop_class_uid=screen.sop_class_uid,
+        rows=screen.rows or 1,
+        columns=screen.columns or 1,
+        num_frames=screen.num_frames or 1,
+        box=seen_part(analysed.sector, screen.rows or 1, screen.columns or 1),
         frames_used=tuple(sorted({index + 1 for index in analysed.frames})),
-        series_number=picture.series_number,
-        instance_number=picture.instance_number,
+        series_number=screen.series_number,
+        instance_number=screen.instance_number,
         view=None if view.view is None else view.view.value,
         view_probability=view.probability,
         uncertain_view=None if view.uncertain is None else view.uncertain.value,
@@ -183,30 +183,31 @@ def _loop(view: LoopView, analysed: AnalysedLoop, picture: Picture, answered: Co
     )
 
 
-def _box(sector: Sector | None, *, rows: int, columns: int) -> tuple[int, int, int, int]:
-    """Return what was cut out of the screen, so far as it lies on it; all of it where nothing was."""
+def seen_part(sector: Sector | None, rows: int, columns: int) -> tuple[int, int, int, int]:
+    """Return what was cut out of a screen of this size, so far as it lies on it: left, top, right, bottom; all of it
+    where nothing was."""
     if sector is None:
         return 0, 0, columns, rows
     top, left, height, width = sector.box
     return max(left, 0), max(top, 0), min(left + width, columns), min(top + height, rows)
 
 
-def _refused(uid: str, reason: str, picture: Picture) -> RefusedInstance:
+def _refused(uid: str, reason: str, screen: Screen) -> RefusedInstance:
     return RefusedInstance(
         sop_instance_uid=uid,
-        sop_class_uid=picture.sop_class_uid,
-        series_number=picture.series_number,
-        instance_number=picture.instance_number,
-        num_frames=picture.num_frames,
+        sop_class_uid=screen.sop_class_uid,
+        series_number=screen.series_number,
+        instance_number=screen.instance_number,
+        num_frames=screen.num_frames,
         reason=reason,
     )
 
 
-def _in_order(refused: Mapping[str, RefusedLoop], pictures: Mapping[str, Picture]) -> Iterable[tuple[str, RefusedLoop]]:
+def _in_order(refused: Mapping[str, RefusedLoop], screens: Mapping[str, Screen]) -> Iterable[tuple[str, RefusedLoop]]:
     """Return the refused instances as a person counts them: by series, instance number, UID."""
 
     def place(item: tuple[str, RefusedLoop]) -> tuple[int, int, str]:
-        picture = pictures[item[0]]
-        return (picture.series_number or 0, picture.instance_number or 0, item[0])
+        screen = screens[item[0]]
+        return (screen.series_number or 0, screen.instance_number or 0, item[0])
 
     return sorted(refused.items(), key=place)

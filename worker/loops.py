@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.aggregate import speaks_for
+from model.attention import Attention
 from model.clip.loop import Clips, load_clips
 from model.clip.sector import Sector
 from model.clip.spec import ClipSpec
 from model.errors import NotALoop, UnreadableLoop
-from model.prediction import LoopOutputs, outputs_from_json, outputs_to_json
+from model.prediction import Loop, LoopOutputs, outputs_from_json, outputs_to_json
 from model.tasks import View
 from worker.engine import Engine
 
@@ -26,6 +28,8 @@ class AnalysedLoop:
     """What was cut out of the screen; None: nothing was."""
     header_view: View | None = None
     """The view that the header names; None: it names none."""
+    attention: Attention | None = None
+    """Where the networks looked; None: nobody asked, or the loop can carry no number."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that the ledger keeps; floats survive it to the last bit."""
@@ -35,17 +39,20 @@ class AnalysedLoop:
             "frames": list(self.frames),
             "sector": sector,
             "header_view": self.header_view,
+            "attention": None if self.attention is None else self.attention.to_json(),
         }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "AnalysedLoop":
         """Return what `to_json` was made of."""
-        sector, view = document.get("sector"), document.get("header_view")  # rows of an older version have neither
+        # Rows of an older version have none of the three.
+        sector, view, attention = (document.get(name) for name in ("sector", "header_view", "attention"))
         return cls(
             outputs=outputs_from_json(document["outputs"]),
             frames=tuple(document["frames"]),
             sector=None if sector is None else Sector.from_json(sector),
             header_view=None if view is None else View(view),
+            attention=None if attention is None else Attention.from_json(attention),
         )
 
 
@@ -62,8 +69,14 @@ class RefusedLoop:
 Verdict = AnalysedLoop | RefusedLoop
 
 
-def analyse_files(paths: Sequence[Path], engine: Engine) -> Iterator[Verdict]:
-    """Yield the verdict on each file, in order; the next one is decoded while the network looks at this one."""
+def analyse_files(paths: Sequence[Path], engine: Engine, *, with_attention: bool = False) -> Iterator[Verdict]:
+    """Yield the verdict on each file, in order; the next one is decoded while the network looks at this one.
+
+    Args:
+        paths: the files.
+        engine: who looks at them.
+        with_attention: find out where it looked too, in loops that can carry a number.
+    """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as decoder:
         ahead = [decoder.submit(_clips_or_reason, path, engine.spec) for path in paths[:1]]
         for position in range(len(paths)):
@@ -74,12 +87,27 @@ def analyse_files(paths: Sequence[Path], engine: Engine) -> Iterator[Verdict]:
             if isinstance(prepared, RefusedLoop):
                 yield prepared
             else:
-                yield AnalysedLoop(
-                    outputs=engine.look_at(prepared),
-                    frames=prepared.frames,
-                    sector=prepared.sector,
-                    header_view=prepared.header_view,
-                )
+                yield _analysed(prepared, engine, with_attention=with_attention)
+
+
+def _analysed(clips: Clips, engine: Engine, *, with_attention: bool) -> AnalysedLoop:
+    outputs = engine.look_at(clips)
+    return AnalysedLoop(
+        outputs=outputs,
+        frames=clips.frames,
+        sector=clips.sector,
+        header_view=clips.header_view,
+        attention=attention_of(clips, outputs, engine) if with_attention else None,
+    )
+
+
+def attention_of(clips: Clips, outputs: LoopOutputs, engine: Engine) -> Attention | None:
+    """Return where the engine looked in a loop; None: the loop can carry no number, so that it is not worth the work.
+
+    It costs about as much as the answers did.
+    """
+    tasks = speaks_for(Loop(key="", outputs=outputs, header_view=clips.header_view), engine.info)
+    return engine.attention(clips, tasks) if tasks else None
 
 
 def _clips_or_reason(path: Path, spec: ClipSpec) -> Clips | RefusedLoop:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.table import Table
 from dicom_node.clock import utc_now
 from dicom_node.errors import InvalidUID, ReportError
 from dicom_node.identity import parse_uid
+from dicom_node.report.findings import PictureKind
 from model.ensemble import SHIPPED
 from worker import contact_sheet
 from worker.compose import Composed, Material, Subject, compose
@@ -58,9 +59,16 @@ class Refused:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-def run(paths: Sequence[Path], out: Path, ensemble: Path | None, as_json: bool, sheet: Path | None) -> int:
-    """Analyse the files, write one report a study into `out`, print the results, draw the contact sheet if one is
-    wanted; return the exit code."""
+def run(
+    paths: Sequence[Path],
+    out: Path,
+    ensemble: Path | None,
+    as_json: bool,
+    sheet: Path | None,
+    kinds: Collection[PictureKind] = (),
+) -> int:
+    """Analyse the files, write one report a study and the wanted pictures into `out`, print the results, draw the
+    contact sheet if one is wanted; return the exit code."""
     console = Console(stderr=True)
     try:
         engine = load_engine(ensemble or SHIPPED)
@@ -69,7 +77,7 @@ def run(paths: Sequence[Path], out: Path, ensemble: Path | None, as_json: bool, 
         return 1
     out.mkdir(parents=True, exist_ok=True)
     studies, refused = _sort(_files(paths))
-    analysed = [_analyse(study_uid, files, engine, out) for study_uid, files in sorted(studies.items())]
+    analysed = [_analyse(study_uid, files, engine, out, kinds) for study_uid, files in sorted(studies.items())]
     documents = [document for document, _ in analysed]
     if as_json:
         content = {
@@ -140,11 +148,11 @@ def _identify(path: Path) -> Found | Refused:
 
 
 def _analyse(
-    study_uid: str, files: Sequence[Found], engine: Engine, out: Path
+    study_uid: str, files: Sequence[Found], engine: Engine, out: Path, kinds: Collection[PictureKind]
 ) -> tuple[dict[str, Any], tuple[Subject, ...]]:
     """Return the study as `dicom-node study --json` shows it, without deliveries, and its instances."""
     received_at = utc_now()
-    verdicts = list(analyse_files([one.path for one in files], engine))
+    verdicts = list(analyse_files([one.path for one in files], engine, with_attention=bool(kinds)))
     subjects = tuple(
         Subject(
             sop_instance_uid=one.sop_instance_uid,
@@ -174,7 +182,7 @@ def _analyse(
     }
     material = Material(study_instance_uid=study_uid, revision=1, predecessor=None, subjects=subjects)
     try:
-        composed = compose(material, engine, utc_now())
+        composed = compose(material, engine, utc_now(), kinds)
     except ReportError as error:
         return {**document, "state": "failed", "error": str(error)}, subjects
     return {**document, **composed.ledger, **_written(composed, out)}, subjects
@@ -184,9 +192,14 @@ def _written(composed: Composed, out: Path) -> dict[str, Any]:
     uid = composed.document.sop_instance_uid
     path = out / f"{uid}.dcm"
     path.write_bytes(composed.document.part10)
+    pictures = []
+    for one in composed.pictures:
+        file = out / f"{one.kind.value}-{one.sop_instance_uid}.dcm"
+        file.write_bytes(one.part10)
+        pictures.append({"kind": one.kind.value, "sop_instance_uid": one.sop_instance_uid, "path": str(file)})
     return {
         "completed_at": utc_now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "reports": [{"sop_instance_uid": uid, "path": str(path), "supersedes": None}],
+        "reports": [{"sop_instance_uid": uid, "path": str(path), "supersedes": None, "pictures": pictures}],
     }
 
 
@@ -207,6 +220,9 @@ def _print_tables(documents: Sequence[dict[str, Any]], refused: Sequence[Refused
             console.print(f"not analysed: {one['sop_instance_uid']}: {one['reason']}", markup=False, highlight=False)
         for report in document["reports"]:
             console.print(f"report: {report['path']}", markup=False, highlight=False, soft_wrap=True)
+            for picture in report["pictures"]:
+                line = f"{picture['kind']}: {picture['path']}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         if document["error"]:
             console.print(f"no report: {document['error']}", markup=False, highlight=False)
     for file in refused:

@@ -1,5 +1,7 @@
 """The outbox: the promise to deliver each report to each of its peers, kept until a peer has answered."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,9 +13,19 @@ from dicom_node.clock import Clock
 from dicom_node.ledger import studies
 from dicom_node.ledger.claims import make_token
 from dicom_node.ledger.engine import Sessions, reading
-from dicom_node.ledger.schema import Delivery, DeliveryState, Report, Study, StudyState
+from dicom_node.ledger.schema import Delivery, DeliveryState, Picture, Report, Study, StudyState
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DuePicture:
+    """A picture that goes out before its report."""
+
+    kind: str
+    sop_instance_uid: str
+    path: str
+    """Relative to data_dir."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +46,8 @@ class DueDelivery:
     """1 at the first."""
     created_at: datetime
     """When the promise was given, or renewed by a retry."""
+    pictures: tuple[DuePicture, ...]
+    """What goes out before it, in this order."""
 
 
 def due(sessions: Sessions, peer: str, *, limit: int, lease: timedelta, clock: Clock) -> list[DueDelivery]:
@@ -77,6 +91,12 @@ def due(sessions: Sessions, peer: str, *, limit: int, lease: timedelta, clock: C
             .where(Delivery.id.in_(ids))
             .order_by(Delivery.id)
         ).all()
+        pictures: dict[int, list[DuePicture]] = defaultdict(list)
+        reports = [report.id for _, report, _ in rows]
+        for one in session.scalars(select(Picture).where(Picture.report_id.in_(reports)).order_by(Picture.id)):
+            pictures[one.report_id].append(
+                DuePicture(kind=one.kind, sop_instance_uid=one.sop_instance_uid, path=one.path)
+            )
         return [
             DueDelivery(
                 delivery_id=delivery.id,
@@ -89,6 +109,7 @@ def due(sessions: Sessions, peer: str, *, limit: int, lease: timedelta, clock: C
                 path=report.path,
                 attempt=delivery.attempts,
                 created_at=delivery.created_at,
+                pictures=tuple(pictures[report.id]),
             )
             for delivery, report, study_uid in rows
         ]
@@ -101,14 +122,27 @@ def owed_peers(sessions: Sessions) -> set[str]:
         return {*session.scalars(select(Delivery.peer).where(Delivery.state.in_(owed)).distinct())}
 
 
-def delivered(sessions: Sessions, item: DueDelivery, clock: Clock) -> bool:
-    """Record that the peer has the report; the study is delivered with the last one. False: the fence is lost."""
+def delivered(sessions: Sessions, item: DueDelivery, clock: Clock, without: Sequence[str] = ()) -> bool:
+    """Record that the peer has the report; the study is delivered with the last one. False: the fence is lost.
+
+    Args:
+        sessions: of the ledger.
+        item: what was delivered.
+        clock: of the node.
+        without: the pictures that the peer has not, each with the reason.
+    """
     now = clock()
     with sessions.begin() as session:
         studies.lock(session, item.study_id)  # two peers that answer at once must see each other
         if not _answer(session, item, {"state": DeliveryState.DELIVERED, "delivered_at": now, "error": None}):
             return False
-        studies.note(session, item.study_id, now, "report_delivered", f"{item.peer}: {item.sop_instance_uid}")
+        studies.note(
+            session,
+            item.study_id,
+            now,
+            "report_delivered",
+            "; ".join([f"{item.peer}: {item.sop_instance_uid}", *without]),
+        )
         if _is_newest(session, item) and not _is_owed(session, item):
             studies.move(
                 session,

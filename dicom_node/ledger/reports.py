@@ -12,7 +12,17 @@ from dicom_node.clock import Clock
 from dicom_node.ledger import studies
 from dicom_node.ledger.claims import has_open_work, make_token
 from dicom_node.ledger.engine import Sessions
-from dicom_node.ledger.schema import Delivery, DeliveryState, Instance, InstanceState, Report, Result, Study, StudyState
+from dicom_node.ledger.schema import (
+    Delivery,
+    DeliveryState,
+    Instance,
+    InstanceState,
+    Picture,
+    Report,
+    Result,
+    Study,
+    StudyState,
+)
 from dicom_node.report.findings import Predecessor
 
 
@@ -52,6 +62,17 @@ class ReportJob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenPicture:
+    """A picture of a report whose file is safe on disk."""
+
+    kind: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    path: str
+    """Relative to data_dir."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenReport:
     """A report whose file is safe on disk."""
 
@@ -60,6 +81,8 @@ class WrittenReport:
     series_instance_uid: str
     path: str
     """Relative to data_dir."""
+    pictures: tuple[WrittenPicture, ...] = ()
+    """In the order in which they go out, before the report."""
 
 
 def begin_report(
@@ -145,6 +168,17 @@ def finish_report(
         )
         session.add(row)
         session.flush()
+        for one in report.pictures:
+            session.add(
+                Picture(
+                    report_id=row.id,
+                    kind=one.kind,
+                    sop_instance_uid=one.sop_instance_uid,
+                    sop_class_uid=one.sop_class_uid,
+                    path=one.path,
+                )
+            )
+            session.flush()  # one by one: their ids are their order
         for peer in destinations:
             session.add(
                 Delivery(report_id=row.id, peer=peer, state=DeliveryState.WAITING, next_attempt_at=now, created_at=now)

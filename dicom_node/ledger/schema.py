@@ -208,6 +208,21 @@ class Report(Table):
     created_at: Mapped[datetime]
 
 
+class Picture(Table):
+    """One picture that goes out before its report; retention removes the file, the row stays."""
+
+    __tablename__ = "picture"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    """Ascending in the order in which the pictures of a report go out."""
+    report_id: Mapped[int] = mapped_column(ForeignKey("report.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(300))
+    """Relative to data_dir."""
+
+
 class Delivery(Table):
     """The outbox: one row a report and destination."""
 

@@ -1,7 +1,7 @@
 """What the ledger shows to people and programs: the JSON of `dicom-node study` and of the web page."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import UnknownStudy
 from dicom_node.identity import UID
 from dicom_node.ledger.engine import Sessions, reading
-from dicom_node.ledger.schema import Delivery, History, Instance, InstanceState, Report, Study, StudyState
+from dicom_node.ledger.schema import Delivery, History, Instance, InstanceState, Picture, Report, Study, StudyState
 
 Row = TypeVar("Row", Instance, Report, History)
 
@@ -26,6 +26,14 @@ class NotAnalysedJson(TypedDict):
     reason: str
 
 
+class PictureJson(TypedDict):
+    """A picture of a report; its file goes with the images of the study."""
+
+    kind: str
+    sop_instance_uid: str
+    path: str
+
+
 class ReportJson(TypedDict):
     """A report that was written."""
 
@@ -34,6 +42,7 @@ class ReportJson(TypedDict):
     supersedes: str | None
     revision: int
     created_at: str
+    pictures: list[PictureJson]
 
 
 class DeliveryJson(TypedDict):
@@ -137,8 +146,23 @@ def _documents(session: Session, found: Sequence[Study], data_dir: Path | None) 
         .order_by(Delivery.id)
     ):
         deliveries[study_id].append((delivery, report_uid))
+    pictures: dict[int, list[Picture]] = defaultdict(list)
+    for picture in session.scalars(
+        select(Picture)
+        .join(Report, Report.id == Picture.report_id)
+        .where(Report.study_id.in_(ids))
+        .order_by(Picture.id)
+    ):
+        pictures[picture.report_id].append(picture)
     return [
-        _document(study, instances[study.id], reports[study.id], deliveries[study.id], history[study.id], data_dir)
+        _document(
+            study,
+            instances[study.id],
+            [_report(one, pictures[one.id], data_dir) for one in reports[study.id]],
+            reports[study.id][-1].findings if reports[study.id] else {},
+            deliveries[study.id],
+            history[study.id],
+        )
         for study in found
     ]
 
@@ -153,14 +177,13 @@ def _by_study(rows: Iterable[Row]) -> dict[int, list[Row]]:
 def _document(
     study: Study,
     instances: Sequence[Instance],
-    reports: Sequence[Report],
+    reports: list[ReportJson],
+    findings: Mapping[str, Any],
     deliveries: Sequence[tuple[Delivery, str]],
     history: Sequence[History],
-    data_dir: Path | None,
 ) -> StudyJson:
     without_number = (InstanceState.NOT_ANALYSED, InstanceState.FAILED)
     loops = [instance for instance in instances if instance.is_loop]
-    findings = reports[-1].findings if reports else {}
     return {
         "study_instance_uid": study.study_instance_uid,
         "state": study.state,
@@ -175,16 +198,7 @@ def _document(
             if instance.state in without_number
         ],
         "results": list(findings.get("results", [])),
-        "reports": [
-            {
-                "sop_instance_uid": report.sop_instance_uid,
-                "path": report.path if data_dir is None else str(data_dir / report.path),
-                "supersedes": report.supersedes,
-                "revision": report.revision,
-                "created_at": _z(report.created_at),
-            }
-            for report in reports
-        ],
+        "reports": reports,
         "deliveries": [
             {
                 "peer": delivery.peer,
@@ -205,6 +219,24 @@ def _document(
         "ensemble": findings.get("ensemble"),
         "history": [{"at": _z(line.at), "event": line.event, "detail": line.detail} for line in history],
     }
+
+
+def _report(report: Report, pictures: Sequence[Picture], data_dir: Path | None) -> ReportJson:
+    return {
+        "sop_instance_uid": report.sop_instance_uid,
+        "path": _path(report.path, data_dir),
+        "supersedes": report.supersedes,
+        "revision": report.revision,
+        "created_at": _z(report.created_at),
+        "pictures": [
+            {"kind": one.kind, "sop_instance_uid": one.sop_instance_uid, "path": _path(one.path, data_dir)}
+            for one in pictures
+        ],
+    }
+
+
+def _path(relative: str, data_dir: Path | None) -> str:
+    return relative if data_dir is None else str(data_dir / relative)
 
 
 def _z(at: datetime) -> str:

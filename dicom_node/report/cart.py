@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from dicom_node.errors import InvalidUID
 from dicom_node.identity import UID, parse_uid
-from dicom_node.report.findings import CartValue, Measurement
+from dicom_node.report.findings import UNITS, CartValue, Measurement
 from dicom_node.report.header import DAMAGE
 
 CART_SOP_CLASSES = frozenset(
@@ -142,7 +142,7 @@ _SELECTED = frozenset(  # CID 12301
 )
 _ALGORITHM: Code = ("DCM", "111001")  # Algorithm Name (TID 4019)
 
-_UNITS: Mapping[Measurement, Mapping[Code | None, float]] = MappingProxyType(
+_FACTORS: Mapping[Measurement, Mapping[Code | None, float]] = MappingProxyType(
     {
         Measurement.LVEF: {("UCUM", "%"): 1.0, ("UCUM", "1"): 100.0, ("UCUM", "{ratio}"): 100.0},
         **{
@@ -237,7 +237,7 @@ def _cart_value(number: Dataset, modifiers: Modifiers, sop_instance_uid: UID) ->
     return CartValue(
         measurement=measurement,
         value=value,
-        unit="%" if measurement is Measurement.LVEF else "mL",
+        unit=UNITS[measurement],
         method=", ".join(word for word in (method or _method(modifiers), *stages[:1]) if word),
         sop_instance_uid=sop_instance_uid,
     )
@@ -246,7 +246,7 @@ def _cart_value(number: Dataset, modifiers: Modifiers, sop_instance_uid: UID) ->
 def _measured(number: Dataset, measurement: Measurement) -> float | None:
     """Return the number in % or mL; None: it has none, or no unit that can be one, or no patient has it."""
     for measured in _items(number, "MeasuredValueSequence")[:1]:
-        factor = _UNITS[measurement].get(_code(measured, "MeasurementUnitsCodeSequence"))
+        factor = _FACTORS[measurement].get(_code(measured, "MeasurementUnitsCodeSequence"))
         try:
             # Rounded: 0.55 of a ratio are 55 %, not 55.00000000000001 %.
             value = round(float(_text(measured, "NumericValue")) * (factor or 0.0), 6)

@@ -49,6 +49,10 @@ COMMENT = _code("121106", "DCM", "Comment")
 CONCLUSION = _code("121077", "DCM", "Conclusion")
 IMAGE_REGION = _code("111030", "DCM", "Image Region")
 SOURCE_IMAGE = _code("121324", "DCM", "Source Image")
+ILLUSTRATION = _code("121200", "DCM", "Illustration of ROI")  # CID 7003
+PROCESSED_IMAGE = _code("121322", "DCM", "Source image for image processing operation")  # CID 7202
+SUMMARY = _code("SUMMARY", PRIVATE_SCHEME, "Summary of the AI report on one page")
+IMAGING_REPORT = _code("18748-4", "LN", "Diagnostic Imaging Report")  # CID 7020
 SOURCE_OF_MEASUREMENT = _code("121112", "DCM", "Source of Measurement")
 
 # --- What is measured ---

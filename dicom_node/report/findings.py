@@ -5,6 +5,7 @@ The worker translates the model's predictions into these types (worker/findings.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Measurement(StrEnum):
@@ -16,6 +17,10 @@ class Measurement(StrEnum):
     """Left ventricular end-diastolic volume, mL."""
     LVESV = "lvesv"
     """Left ventricular end-systolic volume, mL."""
+
+
+UNITS = MappingProxyType({Measurement.LVEF: "%", Measurement.LVEDV: "mL", Measurement.LVESV: "mL"})
+"""Unit of each number."""
 
 
 class Evaluation(StrEnum):
@@ -38,6 +43,17 @@ class NotMeasured(StrEnum):
     """The members or the measurements contradict each other: 114011."""
     OUT_OF_RANGE = "out_of_range"
     """The value is not plausible: 114009."""
+
+
+class PictureKind(StrEnum):
+    """What a picture is."""
+
+    SALIENCY = "saliency"
+    """Attention rollout over one loop: Multi-frame True Color Secondary Capture."""
+    SUMMARY = "summary"
+    """The report on one page: Secondary Capture."""
+    SUMMARY_PDF = "summary_pdf"
+    """The same page: Encapsulated PDF."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +183,12 @@ class Findings:
     """Further sentences, such as a difference between EF and the volumes."""
     cart: tuple[CartValue, ...] = ()
     """What the cart's own reports say of the same quantities."""
+
+    @property
+    def carriers(self) -> frozenset[str]:
+        """Return the SOP Instance UIDs of the loops whose own number counts; a grade is of stills of all loops."""
+        reduced = (one.loops for one in self.evaluations if one.task is Evaluation.LVEF_REDUCED)
+        return frozenset(uid for loops in (*(one.loops for one in self.measurements), *reduced) for uid in loops)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

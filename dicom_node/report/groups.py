@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from highdicom.sr import CodedConcept, ContentItem
 
-from dicom_node.identity import UID, result_uid
 from dicom_node.report import concepts, tree
 from dicom_node.report.findings import (
+    UNITS,
     Abstained,
-    Algorithm,
     EvaluatedFinding,
     Evaluation,
     Findings,
@@ -21,8 +20,8 @@ from dicom_node.report.findings import (
     MeasuredValue,
     Measurement,
 )
-
-_UNIT = {Measurement.LVEF: "%", Measurement.LVEDV: "mL", Measurement.LVESV: "mL"}
+from dicom_node.report.origin import Origin
+from dicom_node.report.pictures import Picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,17 +42,17 @@ class ImageReference:
 class GroupContext:
     """What every group of one report shares."""
 
-    study_uid: UID
-    revision: int
-    algorithm: Algorithm
+    origin: Origin
     images: dict[str, ImageReference]
     """Every analysed loop by its SOP Instance UID."""
+    illustrations: dict[str, Picture]
+    """Where the networks looked in a loop, by the loop's SOP Instance UID."""
     fallback: ImageReference
     """Where a group without a loop of its own points."""
 
     def tracking(self, label: str) -> list[ContentItem]:
-        """Return the identifiers of a group: a function of study, revision, ensemble and label."""
-        identifier = result_uid(self.study_uid, self.revision, self.algorithm.ensemble_digest, f"group/{label}")
+        """Return the identifiers of a group."""
+        identifier = self.origin.uid(f"group/{label}")
         return [
             tree.text(concepts.TRACKING_ID, label, tree.OBSERVES),
             tree.uid(concepts.TRACKING_UID, identifier, tree.OBSERVES),
@@ -80,16 +79,24 @@ class GroupContext:
             for uid in loops
         ]
 
+    def illustration(self, loop: str) -> list[ContentItem]:
+        """Return the picture of a loop, if there is one."""
+        one = self.illustrations.get(loop)
+        if one is None:
+            return []
+        return [tree.image(concepts.ILLUSTRATION, one.sop_class_uid, one.sop_instance_uid, tree.CONTAINS)]
+
     def identification(self, task: str, members: int | None, sd: float | None = None) -> list[ContentItem]:
         """Return who computed a number (TID 4019), and what its uncertainty is if it has one."""
-        parameters = [f"task={task}", f"ensemble sha256={self.algorithm.ensemble_digest}"]
+        algorithm = self.origin.algorithm
+        parameters = [f"task={task}", f"ensemble sha256={algorithm.ensemble_digest}"]
         if members is not None:
             parameters.append(f"members={members}")
         if sd is not None:
             parameters.append("uncertainty=ensemble standard deviation, k=1")
         return [
-            tree.text(concepts.ALGORITHM_NAME, self.algorithm.name, tree.MODIFIES),
-            tree.text(concepts.ALGORITHM_VERSION, self.algorithm.version, tree.MODIFIES),
+            tree.text(concepts.ALGORITHM_NAME, algorithm.name, tree.MODIFIES),
+            tree.text(concepts.ALGORITHM_VERSION, algorithm.version, tree.MODIFIES),
             *(tree.text(concepts.ALGORITHM_PARAMETERS, one, tree.MODIFIES) for one in parameters),
             tree.code(concepts.ALGORITHM_FAMILY, concepts.ARTIFICIAL_INTELLIGENCE, tree.MODIFIES),
         ]
@@ -155,7 +162,8 @@ def loop(finding: LoopFinding, label: str, context: GroupContext) -> ContentItem
             seen = f"view uncertain, {finding.uncertain_view} at best"
         comment = finding.contradiction or f"{seen} (probability {finding.view_probability:.0%})"
         children.append(tree.text(concepts.COMMENT, comment, tree.CONTAINS))
-    return tree.container(concepts.GROUP, [*children, context.region([finding.sop_instance_uid])], template="1501")
+    children += [context.region([finding.sop_instance_uid]), *context.illustration(finding.sop_instance_uid)]
+    return tree.container(concepts.GROUP, children, template="1501")
 
 
 def rounded(task: Measurement, value: float) -> float:
@@ -188,7 +196,7 @@ def _study_number(one: MeasuredValue, context: GroupContext) -> ContentItem:
 
 
 def _measurement(task: Measurement, value: float, below: Sequence[ContentItem]) -> ContentItem:
-    unit = concepts.UNITS[_UNIT[task]]
+    unit = concepts.UNITS[UNITS[task]]
     return tree.number(concepts.MEASURED[task], rounded(task, value), unit, children=below)
 
 
@@ -196,7 +204,7 @@ def _uncertainty(sd: float | None, task: Measurement) -> list[ContentItem]:
     if sd is None:
         return []
     # TID 310 row 5, in the unit of the number; volumes keep a decimal here, so that a small spread does not read 0.
-    return [tree.number(concepts.UNCERTAINTY, round(sd, 1), concepts.UNITS[_UNIT[task]], relationship=tree.PROPERTY)]
+    return [tree.number(concepts.UNCERTAINTY, round(sd, 1), concepts.UNITS[UNITS[task]], relationship=tree.PROPERTY)]
 
 
 def _probability(name: CodedConcept, probability: float, below: Sequence[ContentItem]) -> ContentItem:

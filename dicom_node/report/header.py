@@ -4,6 +4,7 @@ A received data set is never handed on: real headers break the standard in a doz
 dates as 1994.01.30, character sets by wrong names), and private attributes are nobody's business.
 """
 
+import copy
 import re
 import struct
 import zlib
@@ -130,7 +131,9 @@ def sanitise(dataset: Dataset) -> SourceHeader:
 
 
 def common_header(headers: Sequence[SourceHeader]) -> Dataset:
-    """Return the patient and study attributes of a study, from its first header that names a patient.
+    """Return the patient and study attributes of a study: each from the first header that names the patient and has it.
+
+    A cart's report, or a converted still, often says less of the patient than the loops beside it.
 
     Raises:
         ReportError: the instances name different patients, or none names one.
@@ -143,7 +146,13 @@ def common_header(headers: Sequence[SourceHeader]) -> Dataset:
         raise ReportError(f"the study mixes {len(known)} patients under one Study Instance UID; split it")
     if any(_are_two_persons(one, other) for one, other in combinations(persons, 2)):
         raise ReportError("the study mixes patients of other names and birth dates under one Patient ID; split it")
-    return next(header.attributes for header in headers if header.patient_id)
+    first, *others = (header.attributes for header in headers if header.patient_id)
+    common = copy.deepcopy(first)
+    for attributes in others:
+        for element in attributes:
+            if not common.get(element.keyword):
+                common[element.tag] = copy.deepcopy(element)
+    return common
 
 
 def _identity(attributes: Dataset) -> tuple[str, str]:

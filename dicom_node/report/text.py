@@ -35,7 +35,7 @@ def _value(item: Dataset) -> str:
             measured = item.MeasuredValueSequence[0]
             unit = measured.MeasurementUnitsCodeSequence[0].CodeValue
             return f"{measured.NumericValue} {unit}"
-        case "IMAGE":
+        case "IMAGE" | "COMPOSITE":
             reference = item.ReferencedSOPSequence[0]
             return str(reference.ReferencedSOPInstanceUID)
         case "SCOORD":

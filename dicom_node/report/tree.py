@@ -11,6 +11,7 @@ import numpy as np
 from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
+    CompositeContentItem,
     ContainerContentItem,
     ContentItem,
     ImageContentItem,
@@ -96,6 +97,18 @@ def image(
         relationship_type=relationship,
     )
     return _with(item, children)
+
+
+def composite(
+    name: CodedConcept, sop_class_uid: str, sop_instance_uid: str, relationship: RelationshipTypeValues
+) -> ContentItem:
+    """Return a reference to a document that is no image."""
+    return CompositeContentItem(
+        name=name,
+        referenced_sop_class_uid=sop_class_uid,
+        referenced_sop_instance_uid=sop_instance_uid,
+        relationship_type=relationship,
+    )
 
 
 def rectangle(name: CodedConcept, box: tuple[int, int, int, int], source: Dataset) -> ContentItem:

@@ -120,7 +120,7 @@ def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
 
     Bilinear with antialias on uint8; squashed: the paper's torchvision v2.Resize, bit for bit.
     """
-    rows, columns = _shape(frames_THWC, spec)
+    top, left, rows, columns = placement(frames_THWC.shape[1], frames_THWC.shape[2], spec)
     # Colours stay behind one another, as decoded: torch resizes them so in a fifth of the time, to the same bits.
     frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
     resized: Tensor = functional.resize(
@@ -128,21 +128,21 @@ def resize(frames_THWC: Frames, spec: ClipSpec) -> Tensor:
     )
     if (rows, columns) == (spec.size, spec.size):
         return resized.contiguous()
-    top, left = (spec.size - rows) // 2, (spec.size - columns) // 2
     fitted = resized.new_zeros((len(resized), 3, spec.size, spec.size))
     fitted[..., top : top + rows, left : left + columns] = resized
     return fitted
 
 
-def _shape(frames_THWC: Frames, spec: ClipSpec) -> tuple[int, int]:
-    """Return rows and columns of the picture in the clip."""
+def placement(rows: int, columns: int, spec: ClipSpec) -> tuple[int, int, int, int]:
+    """Return first row, first column, rows and columns that a picture of this size takes in the clip."""
     if spec.resize == "squash":
-        return spec.size, spec.size
+        return 0, 0, spec.size, spec.size
     # A box of fixed depth has its shape in millimetres, whatever that of a pixel.
-    aspect = frames_THWC.shape[2] / frames_THWC.shape[1] if spec.depth_mm is None else BOX_ASPECT
+    aspect = columns / rows if spec.depth_mm is None else BOX_ASPECT
     longer = spec.size
     shorter = max(1, round(longer / max(aspect, 1.0 / aspect)))
-    return (shorter, longer) if aspect > 1.0 else (longer, shorter)
+    high, wide = (shorter, longer) if aspect > 1.0 else (longer, shorter)
+    return (longer - high) // 2, (longer - wide) // 2, high, wide
 
 
 def normalise(pixels_CSS: Tensor, spec: ClipSpec) -> Tensor:

@@ -9,7 +9,7 @@ from dicom_node.identity import UID, result_uid
 from dicom_node.ledger import claims, reports
 from dicom_node.ledger.claims import Analysed, Claimed
 from dicom_node.ledger.engine import Sessions
-from dicom_node.ledger.reports import ReportJob, WrittenReport
+from dicom_node.ledger.reports import ReportJob, WrittenPicture, WrittenReport
 
 ENSEMBLE = "e" * 64
 LEASE = timedelta(seconds=20)
@@ -42,7 +42,13 @@ class Analyst:
         """Try to take the report."""
         return reports.begin_report(self.sessions, study_id, "analyst", LEASE, self.clock, ensemble)
 
-    def write(self, job: ReportJob, destinations: Sequence[str] = (), results: Sequence[dict[str, Any]] = ()) -> bool:
+    def write(
+        self,
+        job: ReportJob,
+        destinations: Sequence[str] = (),
+        results: Sequence[dict[str, Any]] = (),
+        pictures: Sequence[WrittenPicture] = (),
+    ) -> bool:
         """Record the report of a job."""
         sop_uid = result_uid(UID(job.study_instance_uid), job.revision, job.ensemble_digest, "sr")
         written = WrittenReport(
@@ -50,14 +56,17 @@ class Analyst:
             sop_class_uid="1.2.840.10008.5.1.4.1.1.88.33",
             series_instance_uid="1.2.826.0.1.7",
             path=f"reports/{sop_uid}.dcm",
+            pictures=tuple(pictures),
         )
         findings = {"results": list(results)}
         return reports.finish_report(self.sessions, job, written, findings, destinations, self.clock)
 
-    def report(self, study_id: int, destinations: Sequence[str] = ()) -> ReportJob:
+    def report(
+        self, study_id: int, destinations: Sequence[str] = (), pictures: Sequence[WrittenPicture] = ()
+    ) -> ReportJob:
         """Drain a complete study and write its report."""
         self.drain(study_id)
         job = self.begin(study_id)
         assert job is not None
-        assert self.write(job, destinations)
+        assert self.write(job, destinations, pictures=pictures)
         return job

@@ -27,6 +27,8 @@ class Pacs:
     """Its answers, one a C-STORE (or association, for a rejection); Success when they are used up."""
     stored: list[bytes] = field(default_factory=list)
     """Data sets that it answered with Success or a warning, as they came."""
+    classes: list[str] = field(default_factory=list)
+    """SOP class of each of them."""
     num_associations: int = 0
     calling_ae: str = ""
 
@@ -49,6 +51,7 @@ class Pacs:
             return 0x0110
         if answer == 0x0000 or answer >> 12 == 0xB:
             self.stored.append(event.request.DataSet.getvalue())
+            self.classes.append(str(event.request.AffectedSOPClassUID))
         return answer
 
 

@@ -7,6 +7,7 @@ from model import rollout
 from model.net.encoder import Encoder
 
 LENGTH = 64
+EVERY = torch.eye(LENGTH)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def all_heads(encoder: Encoder, clip: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_the_rollout_is_that_of_the_paper(encoder: Encoder, clip: torch.Tensor) -> None:
-    rolled = rollout.roll(rollout.attentions(encoder, clip))
+    rolled = rollout.roll(rollout.attentions(encoder, clip), EVERY)
 
     torch.testing.assert_close(rolled.double(), rolled_by_hand(all_heads(encoder, clip)), rtol=0.0, atol=1e-6)
     torch.testing.assert_close(rolled.sum(dim=1), torch.ones(LENGTH))
@@ -59,7 +60,7 @@ def test_the_first_entry_is_never_discarded() -> None:
     attention = torch.full((10, 10), 0.5)
     attention[0, 0] = 0.1
 
-    rolled = rollout.roll([attention])
+    rolled = rollout.roll([attention], torch.eye(10))
 
     # (0.1 + 1) / 2 of the diagonal against what else of the first row is left
     assert rolled[0, 0] > 0.5
@@ -109,7 +110,9 @@ def test_saliency_has_the_shape_of_the_clip_and_lies_between_0_and_1(
 def test_layers_may_be_chosen(encoder: Encoder, clip: torch.Tensor) -> None:
     attentions = rollout.attentions(encoder, clip)
 
-    torch.testing.assert_close(rollout.roll(attentions, [0, 2]), rollout.roll([attentions[0], attentions[2]]))
+    torch.testing.assert_close(
+        rollout.roll(attentions, EVERY, [0, 2]), rollout.roll([attentions[0], attentions[2]], EVERY)
+    )
 
 
 def test_a_pixel_lies_under_its_own_cell(encoder: Encoder, clip: torch.Tensor) -> None:
@@ -121,7 +124,7 @@ def test_a_pixel_lies_under_its_own_cell(encoder: Encoder, clip: torch.Tensor) -
 
 
 def test_all_rows_together_are_their_mean(encoder: Encoder, clip: torch.Tensor) -> None:
-    rolled = rollout.roll(rollout.attentions(encoder, clip))
+    rolled = rollout.roll(rollout.attentions(encoder, clip), EVERY)
 
     found = rollout.saliency(encoder, clip, row=None)
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,14 +16,28 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, UltrasoundImageStorage
+from pydicom.filereader import read_dataset as read_dataset_of
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+)
 
 from dicom_node import completion
 from dicom_node.delivery import Deliverer, backoff
 from dicom_node.identity import UID
 from dicom_node.ledger import outbox, views
 from dicom_node.ledger.engine import Sessions
+from dicom_node.ledger.reports import WrittenPicture
 from dicom_node.ledger.studies import retry
+from dicom_node.report.findings import PictureKind
+from dicom_node.report.pictures import Picture
+from dicom_node.report.sr_class import SR_CLASSES, SrClass, uid_in_class
 from dicom_node.senders import Send, Sender, StoreSender, StowSender
 from dicom_node.settings import Peer
 from dicom_node.store import InstanceStore
@@ -32,6 +46,7 @@ from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals
 from tests.doubles.clock import ManualClock
 from tests.doubles.pacs import Conduct, running_pacs
+from tests.node.report.samples import COLUMNS, ROWS, pictures
 
 # pynetdicom 3.0.4 leaves a socket that did not connect to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
@@ -53,12 +68,12 @@ class Node:
     arrivals: Arrivals
     analyst: Analyst
 
-    def write_report(self, study_uid: UID = STUDY, text: str = "one") -> bytes:
-        """Promise a report of a new study to `pacs` and return its data set's bytes."""
+    def write_report(self, study_uid: UID = STUDY, text: str = "one", kinds: Sequence[PictureKind] = ()) -> bytes:
+        """Promise a report of a new study, with pictures, to `pacs` and return its data set's bytes."""
         study_id = self.arrivals.send(study_uid)
         self.clock.pass_by(60)
         self.complete()
-        job = self.analyst.report(study_id, ["pacs"])
+        job = self.analyst.report(study_id, ["pacs"], [self._keep(one) for one in pictures(kinds)])
         document = views.study_json(self.sessions, study_uid)
         report_uid = document["reports"][-1]["sop_instance_uid"]
         part10, dataset = make_report(UID(report_uid), text)
@@ -66,19 +81,27 @@ class Node:
         assert job.study_instance_uid == study_uid
         return dataset
 
+    def _keep(self, one: Picture) -> WrittenPicture:
+        return WrittenPicture(
+            kind=one.kind,
+            sop_instance_uid=one.sop_instance_uid,
+            sop_class_uid=one.sop_class_uid,
+            path=self.store.keep_picture(STUDY, one.sop_instance_uid, one.part10),
+        )
+
     def complete(self) -> None:
         """Let the quiet period pass."""
         completion.tick(self.sessions, self.clock, timedelta(seconds=30))
 
-    def deliverer(self, port: int) -> Deliverer:
+    def deliverer(self, port: int, sr_class: SrClass = "comprehensive") -> Deliverer:
         """Return the delivery to the peer `pacs` at this port."""
-        peer = Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, receives_reports=True)
+        peer = Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, receives_reports=True, sr_class=sr_class)
         return self._deliverer(peer, StoreSender("ECHONODE", peer))
 
-    def stow_deliverer(self, url: str) -> Deliverer:
+    def stow_deliverer(self, url: str, sr_class: SrClass = "comprehensive") -> Deliverer:
         """Return the delivery to `pacs` by STOW-RS."""
-        peer = Peer(name="pacs", ae_title="PACS", receives_reports=True, stow_url=url)
-        return self._deliverer(peer, StowSender(url))
+        peer = Peer(name="pacs", ae_title="PACS", receives_reports=True, stow_url=url, sr_class=sr_class)
+        return self._deliverer(peer, StowSender(peer))
 
     def _deliverer(self, peer: Peer, sender: StoreSender | StowSender) -> Deliverer:
         return Deliverer(
@@ -371,6 +394,142 @@ def test_peers_that_are_owed_a_report_are_known_by_name(node: Node) -> None:
 
     assert before == {"pacs"}
     assert outbox.owed_peers(node.sessions) == set()
+
+
+# --- Pictures ---
+
+IMAGES = (MultiFrameTrueColorSecondaryCaptureImageStorage, SecondaryCaptureImageStorage)
+EVERY = (*IMAGES, EncapsulatedPDFStorage, ComprehensiveSRStorage)
+
+
+def test_pictures_arrive_byte_for_byte_before_their_report_over_one_association(node: Node) -> None:
+    dataset = node.write_report(kinds=[*PictureKind])
+    with running_pacs(classes=EVERY, syntaxes=[JPEGBaseline8Bit, ExplicitVRLittleEndian]) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert pacs.classes == [*EVERY]
+    assert all(one.part10.endswith(sent) for one, sent in zip(pictures(), pacs.stored, strict=False))
+    assert pacs.stored[-1] == dataset
+    assert pacs.num_associations == 1
+    assert node.state() == "delivered"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_peer_that_decodes_no_jpeg_gets_the_pixels(node: Node, syntax: str) -> None:
+    node.write_report(kinds=[PictureKind.SALIENCY])
+    with running_pacs(classes=EVERY, syntaxes=[syntax]) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    image = read_dataset(pacs.stored[0], implicit=syntax == ImplicitVRLittleEndian)
+    assert (image.PhotometricInterpretation, len(image.PixelData)) == ("RGB", 3 * ROWS * COLUMNS * 3)
+    assert [image.PixelData[place * ROWS * COLUMNS * 3] for place in range(3)] == [0, 60, 120]
+    assert image.LossyImageCompression == "01"
+    assert node.state() == "delivered"
+
+
+def read_dataset(content: bytes, *, implicit: bool) -> Dataset:
+    """Return a data set as it came over the network."""
+    return read_dataset_of(BytesIO(content), is_implicit_VR=implicit, is_little_endian=True)
+
+
+@pytest.mark.parametrize("taken", [(ComprehensiveSRStorage,), (SecondaryCaptureImageStorage, ComprehensiveSRStorage)])
+def test_a_peer_gets_the_report_without_the_pictures_that_it_does_not_take(node: Node, taken: Sequence[str]) -> None:
+    node.write_report(kinds=[*PictureKind])
+    with running_pacs(classes=taken) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    history = views.study_json(node.sessions, STUDY)["history"]
+    (line,) = [one["detail"] for one in history if one["event"] == "report_delivered"]
+    assert pacs.classes == [*taken]
+    assert node.delivery() == ("delivered", 1, None)
+    assert line.count("without ") == 4 - len(taken)
+    assert "no presentation context for Encapsulated PDF Storage" in line
+
+
+def test_a_refused_picture_costs_itself_alone(node: Node) -> None:
+    node.write_report(kinds=[*PictureKind])
+    with running_pacs(0x0000, 0xC000, classes=EVERY) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert len(pacs.stored) == 3
+    assert node.delivery() == ("delivered", 1, None)
+
+
+@pytest.mark.parametrize("answer", [0xA700, 0x0110, Conduct.ABORT])
+def test_a_picture_that_keeps_failing_holds_its_report_up_three_times(node: Node, answer: int | Conduct) -> None:
+    node.write_report(kinds=[PictureKind.SALIENCY])
+    with running_pacs(answer, answer, answer, classes=EVERY) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        states = []
+        for _ in range(4):
+            deliverer.deliver_due()
+            states.append(node.delivery()[0])
+            node.clock.pass_by(80)
+
+    assert states == ["waiting", "waiting", "waiting", "delivered"]
+    assert pacs.classes == [ComprehensiveSRStorage]
+
+
+def test_a_picture_whose_file_is_gone_costs_itself_alone(node: Node) -> None:
+    node.write_report(kinds=[*PictureKind])
+    (report,) = views.study_json(node.sessions, STUDY)["reports"]
+    node.store.path(report["pictures"][0]["path"]).unlink()
+    with running_pacs(classes=EVERY) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert pacs.classes == [*EVERY[1:]]
+    assert node.state() == "delivered"
+
+
+def test_a_peer_that_is_down_gets_the_pictures_when_it_is_back(node: Node) -> None:
+    node.write_report(kinds=[*PictureKind])
+    deliverer = node.deliverer(closed_port())
+    for _ in range(5):
+        deliverer.deliver_due()
+        node.clock.pass_by(900)
+    with running_pacs(classes=EVERY) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert pacs.classes == [*EVERY]
+
+
+# --- Classes of the report ---
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "got"),
+    [
+        ("comprehensive3d", SR_CLASSES.values(), "comprehensive3d"),
+        ("comprehensive", SR_CLASSES.values(), "comprehensive"),
+        ("enhanced", SR_CLASSES.values(), "enhanced"),
+        ("comprehensive3d", [SR_CLASSES["comprehensive"], SR_CLASSES["enhanced"]], "comprehensive"),
+        ("comprehensive3d", [SR_CLASSES["enhanced"]], "enhanced"),
+        ("comprehensive", [SR_CLASSES["comprehensive3d"], SR_CLASSES["enhanced"]], "comprehensive3d"),
+        ("enhanced", [SR_CLASSES["comprehensive"]], "comprehensive"),
+    ],
+)
+def test_a_peer_gets_the_report_in_the_class_that_it_wants_or_takes(
+    node: Node, wanted: SrClass, taken: Sequence[str], got: SrClass
+) -> None:
+    node.write_report(text="Befund")
+    with running_pacs(classes=[*taken]) as pacs:
+        node.deliverer(pacs.port, wanted).deliver_due()
+
+    stored = views.study_json(node.sessions, STUDY)["reports"][0]["sop_instance_uid"]
+    report = read_dataset(pacs.stored[0], implicit=False)
+    assert (report.SOPClassUID, report.TextValue) == (SR_CLASSES[got], "Befund")
+    assert report.SOPInstanceUID == uid_in_class(UID(stored), SR_CLASSES[got])
+    assert (report.SOPInstanceUID == stored) == (got == "comprehensive")
+    assert node.state() == "delivered"
+
+
+def test_a_class_that_is_refused_by_status_is_followed_by_the_next(node: Node) -> None:
+    node.write_report()
+    with running_pacs(0x0122, 0x0122, classes=[*SR_CLASSES.values()]) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert pacs.classes == [SR_CLASSES["enhanced"]]
+    assert node.delivery() == ("delivered", 1, None)
 
 
 # --- dcmtk's storescp ---

@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from dicom_node.errors import LedgerUnavailable, UidConflict
 from dicom_node.identity import UID
 from dicom_node.intake import Intake, IntakeKind
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
+from dicom_node.ledger.reports import WrittenPicture
 from dicom_node.ledger.schema import History, Instance, Report, Study, StudyState
 from dicom_node.ledger.views import study_json
+from dicom_node.report.sr_class import SR_CLASSES, uid_in_class
 from dicom_node.store import InstanceStore, dataset_digest
 from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals, instance
@@ -175,6 +178,36 @@ def test_our_own_report_is_taken_and_not_opened(
     assert (outcome.kind, outcome.study_id) == (IntakeKind.OWN_REPORT, study_id)
     assert study_json(sessions, STUDY)["state"] == "delivered"
     assert len(images(store)) == 1
+
+
+@pytest.mark.parametrize("came_back", ["picture", *SR_CLASSES])
+def test_what_went_out_with_our_report_or_as_another_class_of_it_is_ours_too(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, store: InstanceStore, came_back: str
+) -> None:
+    study_id = arrivals.send()
+    set_state(sessions, StudyState.ANALYSING)
+    picture = WrittenPicture(kind="summary", sop_instance_uid="1.2.5", sop_class_uid="1.2", path="pictures/1.dcm")
+    analyst.report(study_id, pictures=[picture])
+    stored = UID(study_json(sessions, STUDY)["reports"][0]["sop_instance_uid"])
+    if came_back == "picture":
+        own = instance(STUDY, UID("1.2.5"), b"a picture")
+    else:
+        sop_class = UID(SR_CLASSES[came_back])  # type: ignore[index]
+        own = replace(instance(STUDY, uid_in_class(stored, sop_class), b"a report"), sop_class_uid=sop_class)
+
+    outcome = arrivals.intake.receive(own)
+
+    assert (outcome.kind, outcome.study_id) == (IntakeKind.OWN_REPORT, study_id)
+    assert study_json(sessions, STUDY)["state"] == "delivered"
+    assert len(images(store)) == 1
+
+
+def test_the_report_of_a_cart_is_an_instance_like_any_other(arrivals: Arrivals, analyst: Analyst) -> None:
+    arrivals.send()
+
+    cart = replace(instance(STUDY, UID("1.2.77"), b"a report"), sop_class_uid=UID(SR_CLASSES["comprehensive"]))
+
+    assert arrivals.intake.receive(cart).kind is IntakeKind.KEPT
 
 
 def test_a_failing_ledger_is_named_and_leaves_no_file(

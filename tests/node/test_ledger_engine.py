@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine, create_engine, inspect, select, text
+from sqlalchemy.orm import sessionmaker
 
 from dicom_node.errors import ConfigurationError, LedgerUnavailable
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger, reading
@@ -48,6 +49,27 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_the_revisions_make_exactly_the_tables_of_the_schema(sessions: Sessions) -> None:
     with engine_of(sessions).begin() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+
+
+def test_a_ledger_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(empty_url: str) -> None:
+    close_ledger(open_ledger(empty_url))
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:  # back to what version 1 left: a study and its report, no pictures
+        connection.execute(text("DROP TABLE picture"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    engine.dispose()
+    sessions = sessionmaker(create_engine(empty_url))
+    with sessions.begin() as session:
+        session.add(new_study("1.2.3", datetime.now(UTC)))
+    close_ledger(sessions)
+
+    upgraded = open_ledger(empty_url)
+
+    with engine_of(upgraded).begin() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    with reading(upgraded) as session:
+        assert session.scalars(select(Study.study_instance_uid)).all() == ["1.2.3"]
+    close_ledger(upgraded)
 
 
 def test_many_processes_may_make_one_ledger_at_once(empty_url: str) -> None:

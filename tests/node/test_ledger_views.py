@@ -77,6 +77,7 @@ def test_a_delivered_study_shows_all_that_the_contract_names(
             "supersedes": None,
             "revision": 1,
             "created_at": "2026-03-01T12:00:31.000Z",
+            "pictures": [],
         }
     ]
     assert [line["event"] for line in study["history"]] == [

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from dicom_node.completion import tick
 from dicom_node.identity import UID
 from dicom_node.ledger.engine import Sessions
+from dicom_node.ledger.reports import WrittenPicture
 from dicom_node.ledger.schema import StudyState
 from dicom_node.ledger.views import study_json
 from dicom_node.retention import Purged, purge
@@ -49,6 +50,27 @@ def test_images_of_an_old_delivered_study_go_and_its_row_stays(
     assert num_images(store) == 0
     assert (study["state"], study["purged_at"]) == ("delivered", "2026-03-08T12:00:32.000Z")
     assert purge(sessions, store, WEEK, clock) == []
+
+
+def test_pictures_of_a_report_go_with_the_images_and_the_report_stays(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, store: InstanceStore, clock: ManualClock
+) -> None:
+    study_id = arrivals.send(sop_uid=SOP, dataset=b"pixels")
+    clock.pass_by(31)
+    tick(sessions, clock, timedelta(seconds=30))
+    picture, report = store.keep_picture(STUDY, UID("1.2.5"), b"picture"), store.keep_report(UID("1.2.6"), b"report")
+    analyst.report(
+        study_id,
+        pictures=[WrittenPicture(kind="summary", sop_instance_uid="1.2.5", sop_class_uid="1.2", path=picture)],
+    )
+    clock.pass_by(8 * DAY)
+
+    (purged,) = purge(sessions, store, WEEK, clock)
+
+    assert purged.num_bytes == 138 + len(b"picture")
+    assert not store.exists(picture)
+    assert store.exists(report)
+    assert [one["path"] for one in study_json(sessions, STUDY)["reports"][0]["pictures"]] == [picture]
 
 
 @pytest.mark.usefixtures("delivered")

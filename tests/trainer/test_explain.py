@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.overlay import veil
 from tests.doubles import loops
 from tests.trainer.runs import make_run, make_tested_store
 from trainer.errors import DataError, RunError, UsageError
-from trainer.explain import SCALE, explain, overlay
+from trainer.explain import SCALE, explain
 
 
 @pytest.fixture(scope="module")
@@ -116,5 +117,5 @@ def test_no_run_is_refused(dicom: Path, tmp_path: Path) -> None:
 def test_where_nothing_is_salient_the_frame_is_as_it_was() -> None:
     frame = loops.picture(1, 8, 8)[0]
 
-    assert np.array_equal(overlay(frame, np.zeros((8, 8), dtype=np.float32)), frame)
-    assert not np.array_equal(overlay(frame, np.ones((8, 8), dtype=np.float32)), frame)
+    assert np.array_equal(veil(np.zeros((8, 8), dtype=np.uint8)).over(frame), frame)
+    assert not np.array_equal(veil(np.full((8, 8), 255, dtype=np.uint8)).over(frame), frame)

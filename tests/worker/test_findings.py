@@ -7,15 +7,15 @@ from model.clip.sector import Sector, Side
 from model.prediction import Loop
 from model.tasks import Task, View
 from tests.doubles.ensembles import INFO
-from worker.findings import Picture, to_findings, to_ledger
+from worker.findings import Screen, to_findings, to_ledger
 from worker.loops import AnalysedLoop, RefusedLoop
 
 APICAL, STILL = "1.2.1", "1.2.2"
 
 
-def picture(number: int) -> Picture:
+def picture(number: int) -> Screen:
     """Return what a header says."""
-    return Picture(
+    return Screen(
         sop_class_uid="1.2.840.10008.5.1.4.1.1.3.1",
         rows=480,
         columns=640,

@@ -117,7 +117,7 @@ def _value(kind: str, element: ElementTree.Element, parts: dict[str, ElementTree
             exact = parts.pop("float").text or ""
             assert float(number) == float(exact), f"{number} is also {exact}"
             return f"{number} [{_code(parts.pop('unit'))}]"
-        case "IMAGE":
+        case "IMAGE" | "COMPOSITE":
             value = parts.pop("value")
             frames = value.findtext("frames")
             return " ".join((*_instance(value), *([] if frames is None else [f"frames {frames}"])))

@@ -1,7 +1,10 @@
 """Findings to make reports of."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
+import numpy as np
+import simplejpeg
 from pydicom import Dataset
 
 from dicom_node.identity import UID
@@ -17,10 +20,13 @@ from dicom_node.report.findings import (
     MeasuredValue,
     Measurement,
     NotMeasured,
+    PictureKind,
     Predecessor,
     RefusedInstance,
 )
 from dicom_node.report.header import sanitise
+from dicom_node.report.origin import Origin
+from dicom_node.report.pictures import Cine, Page, Picture, saliency, summary, summary_pdf
 
 STUDY = UID("1.2.826.0.1.3680043.8.498.1")
 MOMENT = datetime(2026, 11, 24, 3, 4, 5, tzinfo=UTC)
@@ -145,16 +151,40 @@ def patient(**attributes: str) -> Dataset:
     return sanitise(raw).attributes
 
 
+def origin(**changes: object) -> Origin:
+    """Return where the documents of a report come from."""
+    whence: dict[str, object] = {"study_uid": STUDY, "revision": 1, "algorithm": ALGORITHM, "created_at": MOMENT}
+    whence |= changes if "header" in changes else {"header": patient(), **changes}
+    return Origin(**whence)  # type: ignore[arg-type]
+
+
 def report(findings: Findings = MEASURED, header: Dataset | None = None, **changes: object) -> Document:
     """Return a report of the study."""
-    arguments: dict[str, object] = {
-        "study_uid": STUDY,
-        "revision": 1,
-        "evidence": EVIDENCE,
-        "header": header if header is not None else patient(),
-        "predecessor": None,
-        "is_complete": True,
-        "created_at": MOMENT,
-        **changes,
+    names = ("study_uid", "revision", "created_at")
+    whence = {name: changes.pop(name) for name in names if name in changes}
+    if header is not None:
+        whence["header"] = header
+    arguments = {"evidence": EVIDENCE, "predecessor": None, "is_complete": True, **changes}
+    return build_report(findings, origin(algorithm=findings.algorithm, **whence), **arguments)  # type: ignore[arg-type]
+
+
+ROWS, COLUMNS = 48, 64
+FRAMES = tuple(
+    simplejpeg.encode_jpeg(np.full((ROWS, COLUMNS, 3), 60 * number, np.uint8), colorspace="RGB", colorsubsampling="422")
+    for number in range(3)
+)
+CINE = Cine(frames=FRAMES, rows=ROWS, columns=COLUMNS, frame_time_ms=33.3, source_frames=(5, 6, 7))
+PAGE = Page(jpeg=FRAMES[1], rows=ROWS, columns=COLUMNS, pdf=b"%PDF-1.4\n%odd\n")
+
+
+def pictures(
+    kinds: Collection[PictureKind] = tuple(PictureKind), whence: Origin | None = None, shown: LoopFinding | None = None
+) -> list[Picture]:
+    """Return the pictures of these kinds, in the order in which they go out; of one loop where none is named."""
+    whence, shown = whence or origin(), shown or MEASURED.loops[0]
+    made = {
+        PictureKind.SALIENCY: saliency(whence, shown, 1, CINE),
+        PictureKind.SUMMARY: summary(whence, PAGE),
+        PictureKind.SUMMARY_PDF: summary_pdf(whence, PAGE, [shown]),
     }
-    return build_report(findings, **arguments)  # type: ignore[arg-type]
+    return [one for kind, one in made.items() if kind in kinds]

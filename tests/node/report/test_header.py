@@ -13,9 +13,8 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.errors import ReportError
-from dicom_node.report.document import build_report
 from dicom_node.report.header import SourceHeader, common_header, read_header, sanitise
-from tests.node.report.samples import EMPTY, EVIDENCE, MOMENT, STUDY, patient
+from tests.node.report.samples import EMPTY, patient, report
 
 
 def header(**attributes: object) -> Dataset:
@@ -182,6 +181,20 @@ def test_a_study_without_a_patient_id_is_refused() -> None:
         common_header([sanitise(Dataset())])
 
 
+def test_each_attribute_is_of_the_first_header_that_has_it() -> None:
+    report, loop = Dataset(), Dataset()
+    report.PatientID = loop.PatientID = "P1"
+    report.PatientName = "Doe^Jane"
+    loop.PatientName, loop.PatientSex, loop.StudyDescription = "Doe^J", "F", "Echo"
+    nobody = Dataset()
+    nobody.PatientBirthDate = "19600102"
+
+    found = common_header([sanitise(nobody), sanitise(report), sanitise(loop)])
+
+    assert (found.PatientName, found.PatientSex, found.StudyDescription) == ("Doe^Jane", "F", "Echo")
+    assert found.PatientBirthDate == ""
+
+
 @given(st.text(), st.text(), st.text())
 def test_any_text_makes_a_valid_header(name: str, description: str, time: str) -> None:
     raw = Dataset()
@@ -191,16 +204,7 @@ def test_any_text_makes_a_valid_header(name: str, description: str, time: str) -
     raw.add_new(0x00080030, "LO", time)
 
     clean = sanitise(raw).attributes
-    document = build_report(
-        EMPTY,
-        study_uid=STUDY,
-        revision=1,
-        evidence=EVIDENCE,
-        header=clean,
-        predecessor=None,
-        is_complete=True,
-        created_at=MOMENT,
-    )
+    document = report(EMPTY, header=clean)
 
     assert document.part10[128:132] == b"DICM"
 
@@ -209,14 +213,5 @@ def test_every_real_header_gives_a_report(shared_data: Path) -> None:
     for path in sorted((shared_data / "us").iterdir()):
         found = read_header(path).attributes
         found.PatientID = found.PatientID or "P1"
-        document = build_report(
-            EMPTY,
-            study_uid=STUDY,
-            revision=1,
-            evidence=EVIDENCE,
-            header=found,
-            predecessor=None,
-            is_complete=True,
-            created_at=MOMENT,
-        )
+        document = report(EMPTY, header=found)
         assert document.part10

@@ -1,6 +1,7 @@
 """Every report read back by dcmtk: each number, code, reference and word is what went in, no more and no less."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from dicom_node.report.findings import (
     MeasuredValue,
     Measurement,
     NotMeasured,
+    PictureKind,
     Predecessor,
     RefusedInstance,
 )
 from dicom_node.report.header import read_header
+from dicom_node.report.pictures import Picture
 from tests.node.report.dcmtk_reader import Item, read
 from tests.node.report.samples import (
     ALGORITHM,
@@ -39,6 +42,7 @@ from tests.node.report.samples import (
     US_IMAGE,
     US_MULTIFRAME,
     loop,
+    pictures,
     report,
 )
 from tests.node.report.told import comments, told
@@ -178,9 +182,11 @@ def file(folder: Path, document: Document) -> Path:
     return path
 
 
-def assert_says(path: Path, findings: Findings, evidence: tuple[Evidence, ...]) -> None:
+def assert_says(
+    path: Path, findings: Findings, evidence: tuple[Evidence, ...], pictures: Sequence[Picture] = ()
+) -> None:
     """Fail unless dcmtk reads what the findings say, line by line."""
-    assert with_made_up_uids_hidden(read(path).content).lines() == told(findings, evidence).lines()
+    assert with_made_up_uids_hidden(read(path).content).lines() == told(findings, evidence, pictures).lines()
 
 
 @pytest.mark.parametrize("name", FINDINGS)
@@ -191,6 +197,20 @@ def test_the_report_says_what_was_found_and_nothing_else(name: str, tmp_path: Pa
     path = file(tmp_path, report(findings, evidence=evidence))
 
     assert_says(path, findings, evidence)
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_the_report_refers_to_its_pictures_where_they_belong(name: str, tmp_path: Path) -> None:
+    findings = FINDINGS[name]
+    evidence = evidence_of(findings)
+    shown = [made for one in findings.loops for made in pictures([PictureKind.SALIENCY], shown=one)]
+    made = [*shown, *pictures([PictureKind.SUMMARY, PictureKind.SUMMARY_PDF])]
+
+    path = file(tmp_path, report(findings, evidence=evidence, pictures=made))
+
+    assert_says(path, findings, evidence, made)
+    assert {one.sop_instance_uid for one in made} <= {instance for *_, instance in read(path).evidence}
+    assert_valid_report(path.read_bytes(), pixelmed=False)
 
 
 @pytest.mark.parametrize("name", FINDINGS)
