@@ -6,8 +6,10 @@ last frame that was looked at. Frames are decoded and encoded in small groups: a
 Legend: B clips of the loop, t, h, w cells of the networks' grid, S side of a clip, T frames, H, W pixels, C = 3 RGB.
 """
 
+import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from model.attention import Attention
 from model.clip.dicom import open_loop
 from model.clip.sampling import clips_of
 from model.clip.sector import Sector
-from model.clip.source import Frames
+from model.clip.source import Frames, LoopSource
 from model.clip.spec import ClipSpec
 from model.clip.transform import placement
 from model.overlay import Veil, veil
@@ -34,7 +36,8 @@ MAX_SIDE = 512
 MAX_FRAMES = 300
 """Of a longer loop every second, third ... frame is shown: ten seconds at 30 a second."""
 
-_GROUP = 16
+_GROUP_BYTES = 64 << 20  # of decoded frames that a thread holds
+_THREADS = min(os.cpu_count() or 1, 4)
 _QUALITY = 75
 
 
@@ -65,33 +68,32 @@ def illustrate(
         UnreadableLoop: its bytes give no picture.
     """
     source = open_loop(path)
-    clips = clips_of(source.header, spec)
+    header = source.header
+    clips = clips_of(header, spec)
+    drawing = _Drawing(source=source, attention=attention, clips=clips, sector=loop.sector, spec=spec)
     step = -(-(loop.frames[-1] - loop.frames[0] + 1) // MAX_FRAMES)
     shown = range(loop.frames[0], loop.frames[-1] + 1, step)
-    drawing = _Drawing(attention=attention, clips=clips, sector=loop.sector, spec=spec)
-    frames: list[bytes] = []
-    rows = columns = 0
-    below_HWC: Frames | None = None
-    for start in range(0, len(shown), _GROUP):
-        group = shown[start : start + _GROUP]
-        for index, frame_HWC in zip(group, source.read(group), strict=True):
-            picture_HWC = drawing.of(index, frame_HWC)
-            if below_HWC is None:
-                below_HWC = caption(lines, picture_HWC.shape[1])
-            whole_HWC = np.concatenate([picture_HWC, below_HWC])
-            rows, columns = whole_HWC.shape[:2]
-            frames.append(encode(whole_HWC))
     middle = clips[0][len(clips[0]) // 2]
-    frame_time_ms = source.header.frame_time_ms
+    (still_HWC,) = drawing.of([middle])
+    below_HWC = caption(lines, still_HWC.shape[1])
+    size = max(_GROUP_BYTES // (3 * (header.rows or 1) * (header.columns or 1)), 1)
+    groups = [shown[start : start + size] for start in range(0, len(shown), size)]
+
+    def encoded(group: Sequence[int]) -> list[bytes]:
+        return [encode(np.concatenate([picture_HWC, below_HWC])) for picture_HWC in drawing.of(group)]
+
+    # Decoding, drawing and encoding all run outside of the interpreter's lock.
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="draw") as pool:
+        frames = [frame for group in pool.map(encoded, groups) for frame in group]
     return Illustration(
         cine=Cine(
             frames=tuple(frames),
-            rows=rows,
-            columns=columns,
-            frame_time_ms=None if frame_time_ms is None else step * frame_time_ms,
+            rows=still_HWC.shape[0] + below_HWC.shape[0],
+            columns=still_HWC.shape[1],
+            frame_time_ms=None if header.frame_time_ms is None else step * header.frame_time_ms,
             source_frames=tuple(index + 1 for index in shown),
         ),
-        still_HWC=drawing.of(middle, source.read([middle])[0]),
+        still_HWC=still_HWC,
         trace=tuple(float(share) for share in attention.shares_Bt[0]),
     )
 
@@ -103,50 +105,53 @@ def encode(picture_HWC: Frames, quality: int = _QUALITY) -> bytes:
     return encoded
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Drawing:
-    """Lays the attention of a loop over its frames; neighbours that share a slice share its veil."""
+    """Lays the attention of a loop over its frames."""
 
-    def __init__(
-        self, *, attention: Attention, clips: Sequence[tuple[int, ...]], sector: Sector | None, spec: ClipSpec
-    ) -> None:
-        self._heat_Bthw = attention.heat_Bthw
-        self._clips = clips
-        self._starts = [clip[0] for clip in clips]
-        self._sector = sector
-        self._spec = spec
-        self._slice: tuple[int, int] | None = None
-        self._veil: Veil | None = None
+    source: LoopSource
+    attention: Attention
+    clips: Sequence[tuple[int, ...]]
+    sector: Sector | None
+    spec: ClipSpec
 
-    def of(self, index: int, frame_HWC: Frames) -> Frames:
-        """Return what was analysed of a frame, by its place in the loop, with the heat over it."""
-        left, top, right, bottom = seen_part(self._sector, *frame_HWC.shape[:2])
-        part_HWC = frame_HWC[top:bottom, left:right]
-        if self._sector is not None:
-            part_HWC = part_HWC * self._sector.mask_HW[top:bottom, left:right, None]
-        scale = min(1.0, MAX_SIDE / max(part_HWC.shape))
-        size = max(2, round((right - left) * scale)), max(2, round((bottom - top) * scale))
-        small_HWC = np.asarray(Image.fromarray(part_HWC).resize(size, Image.Resampling.BILINEAR))
-        place = self._slice_of(index)
-        if self._veil is None or place != self._slice:
-            corners = self._cells_under(left, top, right, bottom, *frame_HWC.shape[:2])
-            heat = Image.fromarray(self._heat_Bthw[place]).resize(size, Image.Resampling.BILINEAR, box=corners)
-            self._slice, self._veil = place, veil(np.asarray(heat))
-        return self._veil.over(small_HWC)
+    def of(self, indices: Sequence[int]) -> Iterator[Frames]:
+        """Yield what was analysed of each frame with the heat over it.
+
+        Raises:
+            UnreadableLoop: they cannot be decoded.
+        """
+        heat_Bthw = self.attention.heat_Bthw
+        drawn: tuple[tuple[int, int], Veil] | None = None
+        for index, frame_HWC in zip(indices, self.source.read(indices), strict=True):
+            left, top, right, bottom = seen_part(self.sector, *frame_HWC.shape[:2])
+            part_HWC = frame_HWC[top:bottom, left:right]
+            if self.sector is not None:
+                part_HWC = part_HWC * self.sector.mask_HW[top:bottom, left:right, None]
+            scale = min(1.0, MAX_SIDE / max(part_HWC.shape))
+            size = max(2, round((right - left) * scale)), max(2, round((bottom - top) * scale))
+            place = self._slice_of(index)
+            if drawn is None or place != drawn[0]:  # frames of one slice share its veil
+                corners = self._cells_under(left, top, right, bottom, *frame_HWC.shape[:2])
+                heat = Image.fromarray(heat_Bthw[place]).resize(size, Image.Resampling.BILINEAR, box=corners)
+                drawn = place, veil(np.asarray(heat))
+            small = Image.fromarray(part_HWC).resize(size, Image.Resampling.BILINEAR)
+            yield drawn[1].over(np.asarray(small))
 
     def _slice_of(self, index: int) -> tuple[int, int]:
         """Return the clip that a frame lies in, and the slice of its grid: that of the sampled frame before it."""
-        number = max(bisect_right(self._starts, index) - 1, 0)
-        clip = self._clips[number]
+        number = max(bisect_right([clip[0] for clip in self.clips], index) - 1, 0)
+        clip = self.clips[number]
         position = max(bisect_right(clip, index) - 1, 0)
-        return number, position * self._heat_Bthw.shape[1] // len(clip)
+        return number, position * self.attention.grid[0] // len(clip)
 
     def _cells_under(
         self, left: int, top: int, right: int, bottom: int, rows: int, columns: int
     ) -> tuple[float, float, float, float]:
         """Return which cells lie over a part of the screen: left, top, right, bottom, in cells."""
-        row, column, height, width = (0, 0, rows, columns) if self._sector is None else self._sector.box
-        first_row, first_column, high, wide = placement(height, width, self._spec)
-        down, across = (count / self._spec.size for count in self._heat_Bthw.shape[2:])
+        row, column, height, width = (0, 0, rows, columns) if self.sector is None else self.sector.box
+        first_row, first_column, high, wide = placement(height, width, self.spec)
+        down, across = (count / self.spec.size for count in self.attention.grid[1:])
         return (
             (first_column + (left - column) * wide / width) * across,
             (first_row + (top - row) * high / height) * down,
