@@ -9,7 +9,7 @@ from playwright.sync_api import Page, Request, ViewportSize, sync_playwright
 
 from tests.binaries import require_binary
 
-WINDOW = ViewportSize(width=1760, height=640)
+WINDOW = ViewportSize(width=1800, height=640)
 """What a viewer writes to the right of a loop has room in it."""
 
 _FLAGS = [
