@@ -109,7 +109,9 @@ class _Handler(SimpleHTTPRequestHandler):
         """Nobody reads it."""
 
     def _forward(self) -> None:
-        answer = self._client.get(f"{self._pacs}{self.path}", headers={"Accept": self.headers.get("Accept", "*/*")})
+        # Orthanc writes its URLs with the host that it is asked as.
+        headers = {name: self.headers[name] for name in ("Accept", "Host")}
+        answer = self._client.get(f"{self._pacs}{self.path}", headers=headers)
         self.send_response(answer.status_code)
         self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
         self.send_header("Content-Length", str(len(answer.content)))

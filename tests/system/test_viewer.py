@@ -1,6 +1,7 @@
 """What others' programs show of a report: OHIF in a browser, and dcmtk's rendering as HTML.
 
-The fixture stores every file that the analysis wrote: a new kind of document needs only a test of its own here.
+The fixture stores every file that the analysis wrote. With `--pictures` in `analysed` the secondary captures and the
+PDF are among them: each kind needs only a test of its own, that opens its modality.
 """
 
 import html
