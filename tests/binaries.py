@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+from typing import NoReturn
 
 import pytest
 
@@ -11,11 +12,15 @@ def require_binary(name: str, *folders: str) -> str:
     """Return the path of a program; without it the test is skipped, in CI it fails."""
     path = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", *folders)))
     if path is None:
-        message = f"{name} is not installed: run `make test` as root on Debian, or install it by hand"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        missing(f"{name} is not installed: run `make test` as root on Debian, or install it by hand")
     return path
+
+
+def missing(message: str) -> NoReturn:
+    """Skip the test for want of a peer; in CI, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tests.binaries import free_port, require_binary
+from tests.binaries import free_port, missing, require_binary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +58,25 @@ class Orthanc:
         return answer.content
 
 
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+"""Orthanc's plug-in that speaks DICOMweb, below /dicom-web/; Debian's orthanc-dicomweb."""
+
+
 @contextmanager
 def running_orthanc(
-    folder: Path, *, node_ae: str, node_port: int, dicom_port: int, ae_title: str = "ORTHANC"
+    folder: Path,
+    *,
+    node_ae: str,
+    node_port: int,
+    dicom_port: int,
+    ae_title: str = "ORTHANC",
+    plugins: tuple[Path, ...] = (),
 ) -> Iterator[Orthanc]:
     """Run Orthanc with `node` as its one modality until the block ends."""
     binary = require_binary("Orthanc")
+    for plugin in plugins:
+        if not plugin.exists():
+            missing(f"{plugin} is not installed")
     http_port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
@@ -79,7 +92,7 @@ def running_orthanc(
         "DicomAlwaysAllowStore": True,
         "UnknownSopClassAccepted": True,
         "OverwriteInstances": False,
-        "Plugins": [],
+        "Plugins": [str(plugin) for plugin in plugins],
     }
     path = folder / "orthanc.json"
     path.write_text(json.dumps(configuration))

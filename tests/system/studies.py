@@ -2,8 +2,12 @@
 
 import csv
 import io
+import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset, dcmread, dcmwrite
 
@@ -37,6 +41,23 @@ def part10(instance: Dataset) -> bytes:
     buffer = io.BytesIO()
     dcmwrite(buffer, instance, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def written(study: list[Dataset], folder: Path) -> Path:
+    """Return a folder with the study's files."""
+    folder.mkdir()
+    for number, instance in enumerate(study):
+        (folder / f"{number}.dcm").write_bytes(part10(instance))
+    return folder
+
+
+def analysed(folder: Path, out: Path) -> dict[str, Any]:
+    """Return what `dicom-node analyse --json` prints."""
+    command = [sys.executable, "-m", "dicom_node", "analyse", str(folder), "--out", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
 
 
 def _moved(path: Path, number: int) -> Dataset:

@@ -1,15 +1,11 @@
 """One study, three roads: the network, the files, and the model alone. The numbers are the same to the last bit."""
 
 import io
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 
 from model.aggregate import aggregate, stills_wanted
 from model.clip.loop import load_clips, load_still
@@ -18,7 +14,7 @@ from model.errors import NotALoop
 from model.prediction import Loop, StudyPrediction
 from tests.doubles.pacs import running_pacs
 from tests.system.nodes import configured, running
-from tests.system.studies import part10, phantom_study
+from tests.system.studies import analysed, part10, phantom_study, written
 from tests.system.validators import assert_valid_report
 
 pytestmark = pytest.mark.timeout(600)
@@ -30,23 +26,6 @@ PATIENTS = {
         "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう",
     },
 }
-
-
-def written(study: list[Dataset], folder: Path) -> Path:
-    """Return a folder with the study's files."""
-    folder.mkdir()
-    for number, instance in enumerate(study):
-        (folder / f"{number}.dcm").write_bytes(part10(instance))
-    return folder
-
-
-def analysed(folder: Path, out: Path) -> dict[str, Any]:
-    """Return what `dicom-node analyse --json` prints."""
-    command = [sys.executable, "-m", "dicom_node", "analyse", str(folder), "--out", str(out), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    content: dict[str, Any] = json.loads(done.stdout)
-    return content
 
 
 def by_model_alone(folder: Path) -> StudyPrediction:
