@@ -87,7 +87,7 @@ phantom-ensemble: .venv/with-test
 
 docs: .venv/with-test
 	$(BIN)/python -m tests.house.settings_reference
-	ECHO_NODE_DOCS=1 $(BIN)/python -m pytest tests/system/test_viewer.py -k picture
+	ECHO_NODE_DOCS=1 $(BIN)/python -m pytest tests/system/test_viewer.py
 
 # The build backend is installed first, so that its version is one of the constraints too.
 .venv/with-backend: pyproject.toml constraints.txt

@@ -20,7 +20,6 @@ from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.schema import StudyState
 from dicom_node.ledger.views import StudyJson, studies_json, study_json
 from dicom_node.logs import configure_logs
-from dicom_node.report.findings import PictureKind
 from dicom_node.settings import Settings, load_settings
 
 # What only one command needs is imported there: the network and the page cost a second that `studies` need not wait.
@@ -104,7 +103,7 @@ def analyse(
     configure_logs(level="WARNING", json=False)
     with _needs_worker():
         from worker.offline import run
-    raise typer.Exit(run(paths, out, ensemble, as_json, contact_sheet, frozenset(PictureKind) if pictures else ()))
+    raise typer.Exit(run(paths, out, ensemble, as_json, contact_sheet, with_pictures=pictures))
 
 
 @app.command()

@@ -162,6 +162,9 @@ class Report(Section):
     """The report on one page, as a picture (Secondary Capture)."""
     summary_pdf: bool = True
     """The same page as a document (Encapsulated PDF)."""
+    character_set: Literal["ISO_IR 192", "ISO_IR 100"] = "ISO_IR 192"
+    """Of the report and its pictures: UTF-8, or Latin-1 for a PACS that reads no UTF-8; what Latin-1 cannot write is in
+    UTF-8 all the same."""
 
     @property
     def pictures(self) -> frozenset[PictureKind]:

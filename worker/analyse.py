@@ -18,7 +18,7 @@ from dicom_node.ledger.claims import Analysed, Claimed, NotAnalysed
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.reports import JobInstance, ReportJob
 from dicom_node.ledger.schema import InstanceState
-from dicom_node.report.findings import PictureKind
+from dicom_node.settings import Report as ReportSection
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
 from worker.compose import Material, Subject, compose
@@ -42,7 +42,7 @@ class Analyst:
     store: InstanceStore
     destinations: tuple[str, ...]
     """Names of the peers that receive reports."""
-    pictures: frozenset[PictureKind] = frozenset()
+    report: ReportSection
     """What is made beside a report."""
     limits: Limits
     ring: Ring
@@ -78,7 +78,7 @@ class Analyst:
         token = claimed[0].token
         with beating(lambda: self._renew(token), self.limits) as heartbeat:
             paths = [self.store.path(one.path) for one in claimed]
-            verdicts = analyse_files(paths, engine, with_attention=bool(self.pictures))
+            verdicts = analyse_files(paths, engine, with_attention=bool(self.report.pictures))
             for one, verdict in zip(claimed, verdicts, strict=True):
                 heartbeat.step()
                 is_kept = claims.finish(self.sessions, one, engine.digest, _outcome(verdict), self.clock)
@@ -102,7 +102,7 @@ class Analyst:
     def _report(self, job: ReportJob, engine: Engine) -> None:
         with beating(lambda: self._renew(job.token), self.limits):
             try:
-                composed = compose(_material(job, self.store), engine, self.clock(), self.pictures)
+                composed = compose(_material(job, self.store), engine, self.clock(), self.report)
             except ReportError as error:
                 reports.fail_report(self.sessions, job, str(error), self.clock)
                 log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
@@ -135,7 +135,7 @@ def open_analyst(settings: Settings) -> tuple[Analyst, Callable[[], None]]:
         sessions=sessions,
         store=InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes),
         destinations=tuple(peer.name for peer in settings.peers if peer.receives_reports),
-        pictures=settings.report.pictures,
+        report=settings.report,
         limits=limits(settings.worker),
         ring=bell.ring,
         owner=f"{socket.gethostname()}:{os.getpid()}",

@@ -1,6 +1,6 @@
 """From the verdicts on a study's instances to its report: the same on the network path and in `dicom-node analyse`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +12,12 @@ from dicom_node.identity import UID
 from dicom_node.ledger.reports import WrittenPicture, WrittenReport
 from dicom_node.report.cart import CART_SOP_CLASSES, read_cart
 from dicom_node.report.document import Document, Evidence, build_report
-from dicom_node.report.findings import CartValue, PictureKind, Predecessor
+from dicom_node.report.findings import CartValue, Predecessor
 from dicom_node.report.header import SourceHeader, common_header, read_header
 from dicom_node.report.origin import Origin
 from dicom_node.report.pictures import Picture
 from dicom_node.report.sr_class import WRITTEN_AS
+from dicom_node.settings import Report as ReportSection
 from dicom_node.store import InstanceStore
 from model.aggregate import aggregate, stills_wanted
 from model.clip.loop import load_still
@@ -95,14 +96,14 @@ class Composed:
         )
 
 
-def compose(material: Material, engine: Engine, created_at: datetime, kinds: Collection[PictureKind] = ()) -> Composed:
+def compose(material: Material, engine: Engine, created_at: datetime, section: ReportSection) -> Composed:
     """Return the study's report: a function of the verdicts and the ensemble, but for its dates.
 
     Args:
         material: what it is made of.
         engine: who looked, and looks at the stills.
         created_at: its dates.
-        kinds: the pictures that are made beside it.
+        section: what is made beside it, and in which character set.
 
     Raises:
         ReportError: no report can be made of this study; the message is the reason.
@@ -122,10 +123,10 @@ def compose(material: Material, engine: Engine, created_at: datetime, kinds: Col
         algorithm=findings.algorithm,
         header=header,
         created_at=created_at,
+        character_set=section.character_set,
     )
-    drawn = draw_pictures(
-        findings, origin, {one.sop_instance_uid: one.path for one in ordered}, analysed, engine, kinds
-    )
+    paths = {one.sop_instance_uid: one.path for one in ordered}
+    drawn = draw_pictures(findings, origin, paths, analysed, engine, section.pictures)
     document = build_report(
         findings,
         origin,

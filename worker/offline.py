@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from rich.table import Table
 from dicom_node.clock import utc_now
 from dicom_node.errors import InvalidUID, ReportError
 from dicom_node.identity import parse_uid
-from dicom_node.report.findings import PictureKind
+from dicom_node.settings import Report as ReportSection
 from model.ensemble import SHIPPED
 from worker import contact_sheet
 from worker.compose import Composed, Material, Subject, compose
 from worker.engine import Engine, load_engine
 from worker.errors import NoEnsemble
 from worker.loops import AnalysedLoop, RefusedLoop, analyse_files
+
+WITHOUT_PICTURES = ReportSection(saliency=False, summary=False, summary_pdf=False)
 
 _IDENTITY: list[Any] = [
     "SOPClassUID",
@@ -65,7 +67,8 @@ def run(
     ensemble: Path | None,
     as_json: bool,
     sheet: Path | None,
-    kinds: Collection[PictureKind] = (),
+    *,
+    with_pictures: bool = False,
 ) -> int:
     """Analyse the files, write one report a study and the wanted pictures into `out`, print the results, draw the
     contact sheet if one is wanted; return the exit code."""
@@ -77,7 +80,8 @@ def run(
         return 1
     out.mkdir(parents=True, exist_ok=True)
     studies, refused = _sort(_files(paths))
-    analysed = [_analyse(study_uid, files, engine, out, kinds) for study_uid, files in sorted(studies.items())]
+    section = ReportSection() if with_pictures else WITHOUT_PICTURES
+    analysed = [_analyse(study_uid, files, engine, out, section) for study_uid, files in sorted(studies.items())]
     documents = [document for document, _ in analysed]
     if as_json:
         content = {
@@ -148,11 +152,11 @@ def _identify(path: Path) -> Found | Refused:
 
 
 def _analyse(
-    study_uid: str, files: Sequence[Found], engine: Engine, out: Path, kinds: Collection[PictureKind]
+    study_uid: str, files: Sequence[Found], engine: Engine, out: Path, section: ReportSection
 ) -> tuple[dict[str, Any], tuple[Subject, ...]]:
     """Return the study as `dicom-node study --json` shows it, without deliveries, and its instances."""
     received_at = utc_now()
-    verdicts = list(analyse_files([one.path for one in files], engine, with_attention=bool(kinds)))
+    verdicts = list(analyse_files([one.path for one in files], engine, with_attention=bool(section.pictures)))
     subjects = tuple(
         Subject(
             sop_instance_uid=one.sop_instance_uid,
@@ -182,7 +186,7 @@ def _analyse(
     }
     material = Material(study_instance_uid=study_uid, revision=1, predecessor=None, subjects=subjects)
     try:
-        composed = compose(material, engine, utc_now(), kinds)
+        composed = compose(material, engine, utc_now(), section)
     except ReportError as error:
         return {**document, "state": "failed", "error": str(error)}, subjects
     return {**document, **composed.ledger, **_written(composed, out)}, subjects

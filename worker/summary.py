@@ -62,17 +62,18 @@ def _encoded(figure: Figure) -> Page:
 
 
 def _heading(figure: Figure, findings: Findings, header: Dataset) -> None:
-    _text(figure, 0.03, 0.955, "Echocardiography: automatic measurements (AI)", size=16, weight="bold")
+    # The upper left corner stays free: viewers write the study's date and the series over it.
+    _text(figure, 0.03, 0.925, "Echocardiography: automatic measurements (AI)", size=16, weight="bold")
     sex = {"M": "male", "F": "female", "O": "other"}.get(header.PatientSex, "sex unknown")
     who = [_name(header), f"ID {header.PatientID}", _day(header.PatientBirthDate, "born "), sex]
     when = [
         _day(header.StudyDate, "study of "),
         f"accession {header.AccessionNumber}" if header.AccessionNumber else "",
     ]
-    _text(figure, 0.03, 0.925, "   ".join(word for word in (*who, *when) if word), size=9)
+    _text(figure, 0.03, 0.897, "   ".join(word for word in (*who, *when) if word), size=9)
     warning = " ".join(text for text in (NOTICE, _sentence(findings.algorithm.statement)) if text)
     for number, line in enumerate(textwrap.wrap(warning, 150)[:2]):
-        _text(figure, 0.03, 0.898 - 0.02 * number, line, size=9, color=_ALARM, weight="bold")
+        _text(figure, 0.03, 0.872 - 0.02 * number, line, size=9, color=_ALARM, weight="bold")
 
 
 def _measurements(figure: Figure, findings: Findings, header: Dataset) -> None:
@@ -80,7 +81,7 @@ def _measurements(figure: Figure, findings: Findings, header: Dataset) -> None:
     ranges = sexes(header)
     measured = {one.task: one for one in findings.measurements}
     for number, task in enumerate(Measurement):
-        bottom = 0.755 - 0.085 * number
+        bottom = 0.748 - 0.082 * number
         _text(figure, 0.03, bottom + 0.028, _NAMES[task], size=12, weight="bold")
         one = measured.get(task)
         if one is None:
@@ -156,7 +157,7 @@ def _words(figure: Figure, findings: Findings) -> None:
         lines.append(
             (f"{number} instance{'' if number == 1 else 's'} not analysed: see the Structured Report.", _QUIET)
         )
-    top = 0.83
+    top = 0.815
     for line, colour in lines:
         for part in textwrap.wrap(_printable(line), 62):
             if top < 0.56:

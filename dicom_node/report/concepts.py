@@ -113,7 +113,12 @@ NOT_MEASURED = MappingProxyType(  # CID 42
 
 # --- Probabilities: ours, since viewers show the meaning alone and four rows named "Probability" say nothing ---
 P_REDUCED = _code("P-REDEF", PRIVATE_SCHEME, "Probability of depressed LV systolic function")
-P_VIEW = _code("P-VIEW", PRIVATE_SCHEME, "Probability of image view")
+P_VIEWS = MappingProxyType(
+    {
+        view: _code(f"P-VIEW-{view}", PRIVATE_SCHEME, f"Probability of {code.meaning.lower()} view")
+        for view, code in VIEWS.items()
+    }
+)
 P_GRADES = MappingProxyType(
     {
         "no": _code("P-AS-NO", PRIVATE_SCHEME, "Probability of no aortic stenosis"),

@@ -1,13 +1,12 @@
 """The whole report: a TID 1500 Imaging Measurement Report as Comprehensive SR, a function of its arguments."""
 
 import copy
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from highdicom.sr import ComprehensiveSR, ContentItem
-from pydicom import Dataset, dcmwrite
+from pydicom import Dataset
 from pydicom.uid import UID as PydicomUID
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage
 
@@ -25,7 +24,7 @@ from dicom_node.report.findings import (
     RefusedInstance,
 )
 from dicom_node.report.groups import GroupContext, ImageReference
-from dicom_node.report.origin import MODEL_NAME, Origin
+from dicom_node.report.origin import MODEL_NAME, UTF_8, Origin
 from dicom_node.report.pictures import Picture
 from dicom_node.report.sr_class import WRITTEN_AS
 
@@ -98,17 +97,15 @@ def build_report(
         is_final=False,
         is_verified=False,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set="ISO_IR 192",
+        specific_character_set=UTF_8,
     )
     _name_classes(report, named)
     _finish(report, origin, predecessor)
     for keyword in ("PatientName", "ReferringPhysicianName", "InstitutionName"):
         if keyword in header:
             setattr(report, keyword, header[keyword].value)
-    buffer = io.BytesIO()
-    dcmwrite(buffer, report, enforce_file_format=True)
     return Document(
-        sop_instance_uid=sop_instance_uid, series_instance_uid=series_instance_uid, part10=buffer.getvalue()
+        sop_instance_uid=sop_instance_uid, series_instance_uid=series_instance_uid, part10=origin.written(report)
     )
 
 
@@ -248,7 +245,7 @@ def _reference(one: LoopFinding) -> ImageReference:
         rows=one.rows,
         columns=one.columns,
         box=one.box,
-        frame=one.frames_used[0],
+        frames=tuple(one.frames_used),
     )
 
 
@@ -263,7 +260,7 @@ def _fallback(evidence: Sequence[Evidence]) -> ImageReference:
                 columns=one.columns,
                 box=(0, 0, one.columns, one.rows),
                 # PS3.3 table 10-3: only a multi-frame image is referred to by frame.
-                frame=1 if one.sop_class_uid in _LOOPS else None,
+                frames=(1,) if one.sop_class_uid in _LOOPS else (),
             )
     raise ReportError("the study holds no image: there is nothing to report on")
 

@@ -34,8 +34,8 @@ class ImageReference:
     columns: int
     box: tuple[int, int, int, int]
     """The area that a region outlines: left, top, right, bottom, pixels."""
-    frame: int | None
-    """The one frame that a region lies on, counted from 1; None: the image has no frames."""
+    frames: tuple[int, ...]
+    """The frames that regions may lie on, counted from 1; none: the image has no frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,15 +58,18 @@ class GroupContext:
             tree.uid(concepts.TRACKING_UID, identifier, tree.OBSERVES),
         ]
 
-    def region(self, loops: Sequence[str]) -> ContentItem:
-        """Return the analysed area on one frame of the first loop."""
+    def region(self, loops: Sequence[str], place: int) -> ContentItem:
+        """Return the analysed area on one frame of the first loop: the frame at this place of those that may be.
+
+        The groups of one loop have places of their own: OHIF writes the labels of a frame over each other.
+        """
         where = next((self.images[uid] for uid in loops if uid in self.images), self.fallback)
         source = tree.image(
             concepts.SOURCE_IMAGE,
             where.sop_class_uid,
             where.sop_instance_uid,
             tree.SELECTED,
-            frames=[] if where.frame is None else [where.frame],
+            frames=where.frames[: place + 1][-1:],
         )
         return tree.rectangle(concepts.IMAGE_REGION, where.box, source)
 
@@ -107,7 +110,7 @@ def left_ventricle(findings: Findings, context: GroupContext) -> ContentItem:
     used = [uid for one in findings.measurements for uid in one.loops]
     children = [
         *context.tracking("Study: left ventricle"),
-        *_about(concepts.LEFT_VENTRICLE, concepts.LEFT_VENTRICLE),
+        *_about(concepts.LEFT_VENTRICLE, None),  # OHIF writes a group's site among its numbers; each number has its own
         *(_study_number(one, context) for one in findings.measurements),
     ]
     for evaluation in _of(findings.evaluations, Evaluation.LVEF_REDUCED):
@@ -116,7 +119,7 @@ def left_ventricle(findings: Findings, context: GroupContext) -> ContentItem:
     for abstained in findings.abstentions:
         if abstained.task is not Evaluation.AORTIC_STENOSIS:
             children += _not_measured(abstained)
-    return tree.container(concepts.GROUP, [*children, context.region(used)], template="1501")
+    return tree.container(concepts.GROUP, [*children, context.region(used, 0)], template="1501")
 
 
 def aortic_valve(findings: Findings, context: GroupContext) -> ContentItem:
@@ -132,12 +135,12 @@ def aortic_valve(findings: Findings, context: GroupContext) -> ContentItem:
     for abstained in findings.abstentions:
         if abstained.task is Evaluation.AORTIC_STENOSIS:
             children += _not_measured(abstained)
-    return tree.container(concepts.GROUP, [*children, context.region(used)], template="1501")
+    return tree.container(concepts.GROUP, [*children, context.region(used, 1)], template="1501")
 
 
 def loop(finding: LoopFinding, label: str, context: GroupContext) -> ContentItem:
-    """Return one loop's group: its view and its own numbers."""
-    children = [*context.tracking(label), *_about(concepts.LEFT_VENTRICLE, None)]
+    """Return one loop's group: its view, its own numbers and its picture."""
+    children = [*context.tracking(label), *_about(concepts.LEFT_VENTRICLE, None), *_view(finding, context)]
     for one in finding.numbers:
         below = [
             tree.code(concepts.METHOD, concepts.VIDEO_REGRESSION, tree.MODIFIES),
@@ -147,23 +150,28 @@ def loop(finding: LoopFinding, label: str, context: GroupContext) -> ContentItem
             *_uncertainty(one.sd, one.task),
         ]
         children.append(_measurement(one.task, one.value, below))
+    children += [context.region([finding.sop_instance_uid], 2), *context.illustration(finding.sop_instance_uid)]
+    return tree.container(concepts.GROUP, children, template="1501")
+
+
+def _view(finding: LoopFinding, context: GroupContext) -> list[ContentItem]:
+    """Return the view of a loop, or why it has none; first, so that a viewer says whose numbers follow."""
     view = concepts.VIEWS.get(finding.view or "")
-    if view is not None:
-        below = [
-            *context.sources([finding.sop_instance_uid]),
-            *context.identification("view", None),
-            tree.code(concepts.IMAGE_VIEW, view, tree.MODIFIES),
-        ]
-        children.append(_probability(concepts.P_VIEW, finding.view_probability, below))
-        children.append(tree.code(concepts.IMAGE_VIEW, view, tree.CONTAINS))
-    else:
+    if view is None:
         seen = "view: none that a number is measured in" if finding.view else "view not recognised"
         if finding.uncertain_view is not None:
             seen = f"view uncertain, {finding.uncertain_view} at best"
         comment = finding.contradiction or f"{seen} (probability {finding.view_probability:.0%})"
-        children.append(tree.text(concepts.COMMENT, comment, tree.CONTAINS))
-    children += [context.region([finding.sop_instance_uid]), *context.illustration(finding.sop_instance_uid)]
-    return tree.container(concepts.GROUP, children, template="1501")
+        return [tree.text(concepts.COMMENT, comment, tree.CONTAINS)]
+    below = [
+        *context.sources([finding.sop_instance_uid]),
+        *context.identification("view", None),
+        tree.code(concepts.IMAGE_VIEW, view, tree.MODIFIES),
+    ]
+    return [
+        _probability(concepts.P_VIEWS[finding.view or ""], finding.view_probability, below),
+        tree.code(concepts.IMAGE_VIEW, view, tree.CONTAINS),
+    ]
 
 
 def rounded(task: Measurement, value: float) -> float:

@@ -1,17 +1,20 @@
 """What all documents of one report have in common: whose study it is, who wrote them, when, and under which UIDs."""
 
+import io
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmwrite
 
 from dicom_node.identity import UID, result_uid
 from dicom_node.report import concepts
 from dicom_node.report.findings import Algorithm
 
 MODEL_NAME = "Echo AI node"
+UTF_8 = "ISO_IR 192"
+_TEXT_VRS = frozenset({"SH", "LO", "ST", "LT", "UC", "UT", "PN"})  # PS3.5 6.1.2.3
 _LO_MAX = 64  # PS3.5 table 6.2-1
 _NOT_LO = re.compile(r"[\x00-\x1f\x7f\\]+")
 
@@ -28,6 +31,8 @@ class Origin:
     """Patient and study attributes, white-listed and repaired (`report.header`)."""
     created_at: datetime
     """Content and creation time."""
+    character_set: str = UTF_8
+    """ISO_IR 192, or ISO_IR 100 for documents that it can write."""
 
     def uid(self, kind: str) -> UID:
         """Return the UID of a document or group: a function of study, revision, ensemble and kind."""
@@ -67,7 +72,6 @@ class Origin:
         """Write patient, study and equipment into a document that has none (PS3.3 C.7.1.1, C.7.2.1, C.7.5.1)."""
         for element in self.header:
             document.add(element)
-        document.SpecificCharacterSet = "ISO_IR 192"
         document.StudyInstanceUID = self.study_uid
         document.SeriesDescription = self.series_description
         document.Manufacturer = concepts.ORGANIZATION
@@ -75,6 +79,19 @@ class Origin:
         document.DeviceSerialNumber = self.serial
         document.SoftwareVersions = self.software
         self.stamp(document)
+
+    def written(self, document: Dataset) -> bytes:
+        """Return the document as a file, in its character set; in UTF-8 if that has not every letter."""
+        texts = (str(element.value) for element in document.iterall() if element.VR in _TEXT_VRS)
+        fits = self.character_set == UTF_8 or all(_is_latin_1(text) for text in texts)
+        document.SpecificCharacterSet = self.character_set if fits else UTF_8
+        buffer = io.BytesIO()
+        dcmwrite(buffer, document, enforce_file_format=True)
+        return buffer.getvalue()
+
+
+def _is_latin_1(text: str) -> bool:
+    return all(letter <= "\xff" for letter in text)
 
 
 def _line(text: str) -> str:

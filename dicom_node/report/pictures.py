@@ -4,12 +4,11 @@ Any viewer that plays a multi-frame image shows the first, and any viewer at all
 They are drawn by whoever has the pixels; here they become DICOM.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from highdicom.sr import CodedConcept
-from pydicom import Dataset, dcmwrite
+from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID as PydicomUID
@@ -93,7 +92,7 @@ def saliency(origin: Origin, loop: LoopFinding, number: int, cine: Cine) -> Pict
     source.ReferencedFrameNumber = list(cine.source_frames)
     source.PurposeOfReferenceCodeSequence = [_item(concepts.PROCESSED_IMAGE)]
     image.SourceImageSequence = [source]
-    return _finished(PictureKind.SALIENCY, image, JPEGBaseline8Bit, loop.sop_instance_uid)
+    return _finished(origin, PictureKind.SALIENCY, image, JPEGBaseline8Bit, loop.sop_instance_uid)
 
 
 def summary(origin: Origin, page: Page) -> Picture:
@@ -103,7 +102,7 @@ def summary(origin: Origin, page: Page) -> Picture:
     image.SOPClassUID = SecondaryCaptureImageStorage
     image.Modality = "OT"
     image.DerivationDescription = "The report on one page"
-    return _finished(PictureKind.SUMMARY, image, JPEGBaseline8Bit, None)
+    return _finished(origin, PictureKind.SUMMARY, image, JPEGBaseline8Bit, None)
 
 
 def summary_pdf(origin: Origin, page: Page, loops: Sequence[LoopFinding]) -> Picture:
@@ -133,7 +132,7 @@ def summary_pdf(origin: Origin, page: Page, loops: Sequence[LoopFinding]) -> Pic
     document.MIMETypeOfEncapsulatedDocument = "application/pdf"
     document.EncapsulatedDocumentLength = len(page.pdf)
     document.EncapsulatedDocument = page.pdf + b"\0" * (len(page.pdf) % 2)
-    return _finished(PictureKind.SUMMARY_PDF, document, ExplicitVRLittleEndian, None)
+    return _finished(origin, PictureKind.SUMMARY_PDF, document, ExplicitVRLittleEndian, None)
 
 
 _SERIES = {PictureKind.SALIENCY: 9001, PictureKind.SUMMARY: 9002, PictureKind.SUMMARY_PDF: 9003}
@@ -183,19 +182,19 @@ def _item(concept: CodedConcept) -> Dataset:
     return item
 
 
-def _finished(kind: PictureKind, content: Dataset, transfer_syntax_uid: PydicomUID, loop: str | None) -> Picture:
+def _finished(
+    origin: Origin, kind: PictureKind, content: Dataset, transfer_syntax_uid: PydicomUID, loop: str | None
+) -> Picture:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = content.SOPClassUID
     meta.MediaStorageSOPInstanceUID = content.SOPInstanceUID
     meta.TransferSyntaxUID = transfer_syntax_uid
     content.file_meta = meta
-    buffer = io.BytesIO()
-    dcmwrite(buffer, content, enforce_file_format=True)
     return Picture(
         kind=kind,
         sop_class_uid=str(content.SOPClassUID),
         sop_instance_uid=UID(str(content.SOPInstanceUID)),
         series_instance_uid=UID(str(content.SeriesInstanceUID)),
         loop=loop,
-        part10=buffer.getvalue(),
+        part10=origin.written(content),
     )

@@ -112,9 +112,15 @@ def composite(
 
 
 def rectangle(name: CodedConcept, box: tuple[int, int, int, int], source: Dataset) -> ContentItem:
-    """Return a closed polyline around left, top, right, bottom, pixels from the upper left corner of the image."""
+    """Return a closed polyline around left, top, right, bottom, pixels from the upper left corner of the image.
+
+    It has a sixth point: five are to OHIF a rectangle that it may measure itself.
+    """
     left, top, right, bottom = box
-    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]], dtype=np.float32)
+    corners = np.array(
+        [[left, top], [(left + right) / 2, top], [right, top], [right, bottom], [left, bottom], [left, top]],
+        dtype=np.float32,
+    )
     item = ScoordContentItem(name=name, graphic_type="POLYLINE", graphic_data=corners, relationship_type=CONTAINS)
     return _with(item, [source])
 

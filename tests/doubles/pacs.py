@@ -5,9 +5,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+
+DOCUMENTS = (
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    EncapsulatedPDFStorage,
+    ComprehensiveSRStorage,
+)
+"""SOP classes of a report and its pictures, in the order in which they go out."""
 
 
 class Conduct(Enum):

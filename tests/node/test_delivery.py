@@ -19,11 +19,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset as read_dataset_of
 from pydicom.uid import (
     ComprehensiveSRStorage,
-    EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
-    MultiFrameTrueColorSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
     UltrasoundImageStorage,
 )
@@ -45,7 +43,7 @@ from tests.binaries import require_binary
 from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals
 from tests.doubles.clock import ManualClock
-from tests.doubles.pacs import Conduct, running_pacs
+from tests.doubles.pacs import DOCUMENTS, Conduct, running_pacs
 from tests.node.report.samples import COLUMNS, ROWS, pictures
 
 # pynetdicom 3.0.4 leaves a socket that did not connect to the garbage collector.
@@ -398,16 +396,13 @@ def test_peers_that_are_owed_a_report_are_known_by_name(node: Node) -> None:
 
 # --- Pictures ---
 
-IMAGES = (MultiFrameTrueColorSecondaryCaptureImageStorage, SecondaryCaptureImageStorage)
-EVERY = (*IMAGES, EncapsulatedPDFStorage, ComprehensiveSRStorage)
-
 
 def test_pictures_arrive_byte_for_byte_before_their_report_over_one_association(node: Node) -> None:
     dataset = node.write_report(kinds=[*PictureKind])
-    with running_pacs(classes=EVERY, syntaxes=[JPEGBaseline8Bit, ExplicitVRLittleEndian]) as pacs:
+    with running_pacs(classes=DOCUMENTS, syntaxes=[JPEGBaseline8Bit, ExplicitVRLittleEndian]) as pacs:
         node.deliverer(pacs.port).deliver_due()
 
-    assert pacs.classes == [*EVERY]
+    assert pacs.classes == [*DOCUMENTS]
     assert all(one.part10.endswith(sent) for one, sent in zip(pictures(), pacs.stored, strict=False))
     assert pacs.stored[-1] == dataset
     assert pacs.num_associations == 1
@@ -417,7 +412,7 @@ def test_pictures_arrive_byte_for_byte_before_their_report_over_one_association(
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_a_peer_that_decodes_no_jpeg_gets_the_pixels(node: Node, syntax: str) -> None:
     node.write_report(kinds=[PictureKind.SALIENCY])
-    with running_pacs(classes=EVERY, syntaxes=[syntax]) as pacs:
+    with running_pacs(classes=DOCUMENTS, syntaxes=[syntax]) as pacs:
         node.deliverer(pacs.port).deliver_due()
 
     image = read_dataset(pacs.stored[0], implicit=syntax == ImplicitVRLittleEndian)
@@ -448,7 +443,7 @@ def test_a_peer_gets_the_report_without_the_pictures_that_it_does_not_take(node:
 
 def test_a_refused_picture_costs_itself_alone(node: Node) -> None:
     node.write_report(kinds=[*PictureKind])
-    with running_pacs(0x0000, 0xC000, classes=EVERY) as pacs:
+    with running_pacs(0x0000, 0xC000, classes=DOCUMENTS) as pacs:
         node.deliverer(pacs.port).deliver_due()
 
     assert len(pacs.stored) == 3
@@ -458,7 +453,7 @@ def test_a_refused_picture_costs_itself_alone(node: Node) -> None:
 @pytest.mark.parametrize("answer", [0xA700, 0x0110, Conduct.ABORT])
 def test_a_picture_that_keeps_failing_holds_its_report_up_three_times(node: Node, answer: int | Conduct) -> None:
     node.write_report(kinds=[PictureKind.SALIENCY])
-    with running_pacs(answer, answer, answer, classes=EVERY) as pacs:
+    with running_pacs(answer, answer, answer, classes=DOCUMENTS) as pacs:
         deliverer = node.deliverer(pacs.port)
         states = []
         for _ in range(4):
@@ -474,10 +469,10 @@ def test_a_picture_whose_file_is_gone_costs_itself_alone(node: Node) -> None:
     node.write_report(kinds=[*PictureKind])
     (report,) = views.study_json(node.sessions, STUDY)["reports"]
     node.store.path(report["pictures"][0]["path"]).unlink()
-    with running_pacs(classes=EVERY) as pacs:
+    with running_pacs(classes=DOCUMENTS) as pacs:
         node.deliverer(pacs.port).deliver_due()
 
-    assert pacs.classes == [*EVERY[1:]]
+    assert pacs.classes == [*DOCUMENTS[1:]]
     assert node.state() == "delivered"
 
 
@@ -487,10 +482,10 @@ def test_a_peer_that_is_down_gets_the_pictures_when_it_is_back(node: Node) -> No
     for _ in range(5):
         deliverer.deliver_due()
         node.clock.pass_by(900)
-    with running_pacs(classes=EVERY) as pacs:
+    with running_pacs(classes=DOCUMENTS) as pacs:
         node.deliverer(pacs.port).deliver_due()
 
-    assert pacs.classes == [*EVERY]
+    assert pacs.classes == [*DOCUMENTS]
 
 
 # --- Classes of the report ---

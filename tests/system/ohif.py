@@ -74,14 +74,20 @@ def running_ohif(dicomweb_of: str) -> Iterator[str]:
                 thread.join()
 
 
-def open_series(tab: Tab, url: str, study_uid: str, modality: str) -> None:
-    """Open the study in OHIF at this URL, and then, as a user does, its one series of this modality."""
-    tab.page.add_init_script("localStorage.setItem('shownTours', '[\"basicViewerTour\"]')")
+def open_study(tab: Tab, url: str, study_uid: str) -> None:
+    """Open the study in OHIF at this URL; its first loop is drawn."""
+    # A PDF's own frame has no storage.
+    tab.page.add_init_script("globalThis.localStorage?.setItem('shownTours', '[\"basicViewerTour\"]')")
     tab.page.goto(f"{url}/viewer?StudyInstanceUIDs={study_uid}")
-    tab.page.locator("[data-cy=viewport-overlay-bottom-left]", has_text="W:").wait_for()  # the first loop is drawn
+    tab.page.locator("[data-cy=viewport-overlay-bottom-left]", has_text="W:").wait_for()
     tab.wait_until_idle()
+
+
+def open_series(tab: Tab, modality: str, number: int) -> None:
+    """Open, as a user does, the first image or document of the series of this modality and number."""
     label = tab.page.locator("[data-cy=series-modality-label]").get_by_text(modality, exact=True)
-    tab.page.locator("[data-cy^=study-browser-thumbnail]").filter(has=label).dblclick()
+    series = tab.page.locator("[data-cy^=study-browser-thumbnail]").filter(has=label, has_text=f"S:{number}")
+    series.first.dblclick()
 
 
 class _Handler(SimpleHTTPRequestHandler):

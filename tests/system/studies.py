@@ -51,9 +51,9 @@ def written(study: list[Dataset], folder: Path) -> Path:
     return folder
 
 
-def analysed(folder: Path, out: Path) -> dict[str, Any]:
+def analysed(folder: Path, out: Path, *options: str) -> dict[str, Any]:
     """Return what `dicom-node analyse --json` prints."""
-    command = [sys.executable, "-m", "dicom_node", "analyse", str(folder), "--out", str(out), "--json"]
+    command = [sys.executable, "-m", "dicom_node", "analyse", str(folder), "--out", str(out), "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)

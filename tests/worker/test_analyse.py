@@ -29,6 +29,7 @@ from model.tasks import View
 from worker.analyse import Analyst
 from worker.engine import CurrentEngine, Engine, load_engine
 from worker.errors import NoEnsemble
+from worker.offline import WITHOUT_PICTURES
 from worker.phantom_study import Shot, make_study
 from worker.settings import Limits
 
@@ -67,6 +68,7 @@ def analyst(engine: Engine, sessions: Sessions, store: InstanceStore, rung: list
         sessions=sessions,
         store=store,
         destinations=("pacs",),
+        report=WITHOUT_PICTURES,
         limits=Limits(),
         ring=rung.append,
         owner="test",

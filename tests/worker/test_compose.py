@@ -96,7 +96,7 @@ def composed(subjects: Sequence[Subject], engine: Engine) -> Composed:
         predecessor=None,
         subjects=tuple(subjects),
     )
-    return compose(material, engine, MOMENT)
+    return compose(material, engine, MOMENT, offline.WITHOUT_PICTURES)
 
 
 def document(one: Composed) -> Dataset:

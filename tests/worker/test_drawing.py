@@ -14,6 +14,7 @@ from pydicom import Dataset, dcmread, dcmwrite
 
 from dicom_node.report.findings import PictureKind
 from dicom_node.report.pictures import Picture
+from dicom_node.settings import Report as ReportSection
 from model.attention import Attention
 from model.clip.sector import Sector, Side
 from model.clip.spec import ClipSpec
@@ -83,7 +84,7 @@ def composed(
     """Return the report of these instances with these pictures."""
     study_uid = dcmread(subjects[0].path, stop_before_pixels=True).StudyInstanceUID
     material = Material(study_instance_uid=study_uid, revision=1, predecessor=None, subjects=tuple(subjects))
-    return compose(material, engine, at, kinds)
+    return compose(material, engine, at, ReportSection(**{kind.value: kind in kinds for kind in PictureKind}))
 
 
 @pytest.fixture(scope="module")

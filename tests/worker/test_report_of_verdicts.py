@@ -21,6 +21,7 @@ from tests.system.studies import part10
 from worker.compose import Composed, Material, Subject, compose
 from worker.engine import Engine
 from worker.loops import AnalysedLoop, RefusedLoop, Verdict
+from worker.offline import WITHOUT_PICTURES
 from worker.phantom_study import Shot, make_study
 
 SHOTS = (
@@ -108,7 +109,7 @@ def composed(files: Sequence[Subject], name: str, at: datetime = MONDAY, **chang
     verdicts, grades = STUDIES[name]
     subjects = tuple(replace(file, verdict=verdict) for file, verdict in zip(files, verdicts, strict=True))
     material = Material(study_instance_uid="1.2.3", revision=1, predecessor=None, subjects=subjects)
-    return compose(replace(material, **changes), cast(Engine, Oracle(grades=grades)), at)
+    return compose(replace(material, **changes), cast(Engine, Oracle(grades=grades)), at, WITHOUT_PICTURES)
 
 
 Fact = tuple[str, ...]

@@ -160,7 +160,7 @@ def origin(**changes: object) -> Origin:
 
 def report(findings: Findings = MEASURED, header: Dataset | None = None, **changes: object) -> Document:
     """Return a report of the study."""
-    names = ("study_uid", "revision", "created_at")
+    names = ("study_uid", "revision", "created_at", "character_set")
     whence = {name: changes.pop(name) for name in names if name in changes}
     if header is not None:
         whence["header"] = header

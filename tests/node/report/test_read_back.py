@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom import dcmread
 
 from dicom_node.report.document import Document, Evidence
 from dicom_node.report.findings import (
@@ -42,6 +44,8 @@ from tests.node.report.samples import (
     US_IMAGE,
     US_MULTIFRAME,
     loop,
+    origin,
+    patient,
     pictures,
     report,
 )
@@ -651,3 +655,31 @@ def test_any_findings_are_said_whole(tmp_path: Path, findings: Findings) -> None
 
     assert_says(path, findings, evidence)
     assert_valid_report(path.read_bytes(), pixelmed=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "charset"),
+    [
+        ("Müller^Jörg", "größer als gewöhnlich", "ISO_IR 100"),
+        ("Mueller^Joerg", "", "ISO_IR 100"),
+        ("Müller^Jörg", "心", "ISO_IR 192"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "", "ISO_IR 192"),
+        ("Иванова^Анна", "", "ISO_IR 192"),
+    ],
+)
+def test_latin_1_is_written_where_it_is_wanted_and_has_every_letter(
+    tmp_path: Path, name: str, note: str, charset: str
+) -> None:
+    findings = replace(MEASURED, notes=(note,) if note else ())
+    whence = {"header": patient(PatientName=name), "character_set": "ISO_IR 100"}
+
+    path = file(tmp_path, report(findings, **whence))
+
+    assert read(path).header["SpecificCharacterSet"] == charset
+    assert_says(path, findings, EVIDENCE)
+    assert str(dcmread(path).PatientName) == name
+    assert_valid_report(path.read_bytes(), pixelmed=False)
+    for one in pictures(whence=origin(**whence)):
+        document = dcmread(BytesIO(one.part10))
+        assert document.PatientName == name
+        assert document.SpecificCharacterSet == ("ISO_IR 192" if max(name) > "\xff" else "ISO_IR 100")

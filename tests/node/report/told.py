@@ -111,6 +111,11 @@ def told(findings: Findings, evidence: Sequence[Evidence], pictures: Sequence[Pi
     return _item("", "CONTAINER", "126000 DCM Imaging Measurement Report", "SEPARATE DCMR 1500", children)
 
 
+def _view_probability(view: str | None) -> str:
+    meaning = VIEWS[view or ""].split(" ", 2)[2]
+    return f"P-VIEW-{view} 99ECHOVFM Probability of {meaning.lower()} view"
+
+
 def comments(findings: Findings) -> list[str]:
     """Return the comments on the whole study, in their order."""
     statement = findings.algorithm.statement
@@ -133,12 +138,11 @@ class _Page:
         absent = [one for one in self.findings.abstentions if one.task != "aortic_stenosis"]
         used = [uid for one in (*self.findings.measurements, *reduced) for uid in one.loops]
         children = [
-            _code(MODIFIES, "363698007 SCT Finding Site", LEFT_VENTRICLE),
             *map(self.measured, self.findings.measurements),
             *(item for one in reduced for item in self.evaluated(one)),
             *(item for one in absent for item in _absent(one)),
         ]
-        return self.group("Study: left ventricle", LEFT_VENTRICLE, used, children)
+        return self.group("Study: left ventricle", LEFT_VENTRICLE, used, 0, children)
 
     def aortic_valve(self) -> Item:
         grades = [one for one in self.findings.evaluations if one.task == "aortic_stenosis"]
@@ -149,40 +153,44 @@ class _Page:
             *(item for one in absent for item in _absent(one)),
         ]
         used = [uid for one in grades for uid in one.loops]
-        return self.group("Study: aortic valve", NAMES["aortic_stenosis"], used, children)
+        return self.group("Study: aortic valve", NAMES["aortic_stenosis"], used, 1, children)
 
     def loop(self, one: LoopFinding, label: str) -> Item:
-        children = [self.number_of(one, number) for number in one.numbers]
+        children: list[Item] = []
         if one.view in VIEWS:
             view = VIEWS[one.view]
             below = [*self.sources([one.sop_instance_uid]), _code(MODIFIES, "111031 DCM Image View", view)]
             below += self.algorithm("view")
             children += [
-                _number("P-VIEW 99ECHOVFM Probability of image view", _percent(one.view_probability), PERCENT, below),
+                _number(_view_probability(one.view), _percent(one.view_probability), PERCENT, below),
                 _code(CONTAINS, "111031 DCM Image View", view),
             ]
         else:
             children.append(_text(CONTAINS, "121106 DCM Comment", _unseen(one)))
+        children += [self.number_of(one, number) for number in one.numbers]
         children += [
             _item(CONTAINS, "IMAGE", "121200 DCM Illustration of ROI", f"{TRUE_COLOR} {picture.sop_instance_uid}")
             for picture in self.pictures
             if picture.loop == one.sop_instance_uid
         ]
-        return self.group(label, LEFT_VENTRICLE, [one.sop_instance_uid], children)
+        return self.group(label, LEFT_VENTRICLE, [one.sop_instance_uid], 2, children)
 
-    def group(self, label: str, finding: str, used: Sequence[str], children: Iterable[Item]) -> Item:
+    def group(self, label: str, finding: str, used: Sequence[str], place: int, children: Iterable[Item]) -> Item:
         identity = [
             _text(OBSERVES, "112039 DCM Tracking Identifier", label),
             _uid("112040 DCM Tracking Unique Identifier"),
             _code(CONTAINS, "121071 DCM Finding", finding),
         ]
-        return _container("125007 DCM Measurement Group", [*identity, *children, self.region(used)], " DCMR 1501")
+        return _container(
+            "125007 DCM Measurement Group", [*identity, *children, self.region(used, place)], " DCMR 1501"
+        )
 
-    def region(self, used: Sequence[str]) -> Item:
+    def region(self, used: Sequence[str], place: int) -> Item:
         """Return what was cut out of the first loop used, or else the whole first loop or image of the study."""
         if used:
             one = self.loops[used[0]]
-            where = f"{one.sop_class_uid} {one.sop_instance_uid} frames {one.frames_used[0]}"
+            frame = one.frames_used[min(place, len(one.frames_used) - 1)]
+            where = f"{one.sop_class_uid} {one.sop_instance_uid} frames {frame}"
             left, top, right, bottom = one.box
         else:
             first = self.first_image
@@ -190,7 +198,9 @@ class _Page:
             where += " frames 1" if first.sop_class_uid in MULTI_FRAME else ""
             left, top, right, bottom = 0, 0, first.columns or 0, first.rows or 0
         source = _item("SELECTED FROM", "IMAGE", "121324 DCM Source Image", where)
-        outline = f"{left}/{top},{right}/{top},{right}/{bottom},{left}/{bottom},{left}/{top}"
+        outline = (
+            f"{left}/{top},{(left + right) / 2:g}/{top},{right}/{top},{right}/{bottom},{left}/{bottom},{left}/{top}"
+        )
         return _item(CONTAINS, "SCOORD", "111030 DCM Image Region", f"POLYLINE {outline}", [source])
 
     def measured(self, one: MeasuredValue) -> Item:
