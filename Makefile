@@ -22,7 +22,7 @@ demo: .venv/with-worker
 
 test: .venv/with-test
 	.ci/peers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/with-test
 	$(BIN)/ruff check .

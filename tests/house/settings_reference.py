@@ -43,7 +43,8 @@ def _sections() -> Iterator[str]:
 
 def _row(key: str, field: FieldInfo) -> str:
     limits = _limits(field)
-    meaning = f"{field.description}{f' {limits}' if limits else ''}".replace("|", "\\|")
+    words = " ".join((field.description or "").split())  # a row is one line
+    meaning = f"{words}{f' {limits}' if limits else ''}".replace("|", "\\|")
     return f"| `{key}` | {_default(field.default)} | {meaning} |"
 
 
