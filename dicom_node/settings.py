@@ -176,6 +176,11 @@ class Report(Section):
         }
         return frozenset(kind for kind, is_wanted in wanted.items() if is_wanted)
 
+    @property
+    def without_pictures(self) -> Self:
+        """Return the same for the Structured Report alone."""
+        return self.model_copy(update={"saliency": False, "summary": False, "summary_pdf": False})
+
 
 class Retention(Section):
     """When images of delivered studies are removed."""

@@ -14,7 +14,7 @@ from dicom_node.dispatch import Bell
 from dicom_node.errors import ReportError
 from dicom_node.identity import UID
 from dicom_node.ledger import claims, reports
-from dicom_node.ledger.claims import Analysed, Claimed, NotAnalysed
+from dicom_node.ledger.claims import MAX_ATTEMPTS, Analysed, Claimed, NotAnalysed
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.reports import JobInstance, ReportJob
 from dicom_node.ledger.schema import InstanceState
@@ -100,9 +100,14 @@ class Analyst:
         return True
 
     def _report(self, job: ReportJob, engine: Engine) -> None:
-        with beating(lambda: self._renew(job.token), self.limits):
+        section = self.report
+        if job.attempt >= MAX_ATTEMPTS and section.pictures:
+            # What ended the attempts before this one may have been a picture; the report matters more.
+            section = section.without_pictures
+            log.warning("report_without_pictures", study_uid=job.study_instance_uid, attempt=job.attempt)
+        with beating(lambda: self._renew(job.token), self.limits) as heartbeat:
             try:
-                composed = compose(_material(job, self.store), engine, self.clock(), self.report)
+                composed = compose(_material(job, self.store), engine, self.clock(), section, heartbeat.step)
             except ReportError as error:
                 reports.fail_report(self.sessions, job, str(error), self.clock)
                 log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))

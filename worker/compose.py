@@ -1,6 +1,6 @@
 """From the verdicts on a study's instances to its report: the same on the network path and in `dicom-node analyse`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -96,7 +96,13 @@ class Composed:
         )
 
 
-def compose(material: Material, engine: Engine, created_at: datetime, section: ReportSection) -> Composed:
+def compose(
+    material: Material,
+    engine: Engine,
+    created_at: datetime,
+    section: ReportSection,
+    step: Callable[[], None] = lambda: None,
+) -> Composed:
     """Return the study's report: a function of the verdicts and the ensemble, but for its dates.
 
     Args:
@@ -104,6 +110,7 @@ def compose(material: Material, engine: Engine, created_at: datetime, section: R
         engine: who looked, and looks at the stills.
         created_at: its dates.
         section: what is made beside it, and in which character set.
+        step: called between two pieces of work that each have a deadline of their own.
 
     Raises:
         ReportError: no report can be made of this study; the message is the reason.
@@ -126,7 +133,7 @@ def compose(material: Material, engine: Engine, created_at: datetime, section: R
         character_set=section.character_set,
     )
     paths = {one.sop_instance_uid: one.path for one in ordered}
-    drawn = draw_pictures(findings, origin, paths, analysed, engine, section.pictures)
+    drawn = draw_pictures(findings, origin, paths, analysed, engine, section.pictures, step)
     document = build_report(
         findings,
         origin,

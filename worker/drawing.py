@@ -3,7 +3,7 @@
 A picture that cannot be drawn costs itself alone.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import structlog
@@ -31,6 +31,7 @@ def draw_pictures(
     analysed: Mapping[str, AnalysedLoop],
     engine: Engine,
     kinds: Collection[PictureKind],
+    step: Callable[[], None],
 ) -> tuple[Picture, ...]:
     """Return the wanted pictures, in the order in which they go out.
 
@@ -41,6 +42,7 @@ def draw_pictures(
         analysed: the verdict on every loop, by SOP Instance UID.
         engine: who looked.
         kinds: which pictures are wanted.
+        step: called before every loop and before the page: each is a piece of work with a deadline of its own.
     """
     if not kinds:
         return ()
@@ -51,6 +53,7 @@ def draw_pictures(
     for number, one in carriers:
         uid = one.sop_instance_uid
         try:
+            step()
             found = _illustrate(one, number, paths[uid], analysed[uid], engine, findings.algorithm.statement)
         except ClipError as error:
             # A loop that was read before: a later frame is damaged, or the disk lost it. The numbers stand.
@@ -59,6 +62,7 @@ def draw_pictures(
         illustrations[uid] = found
         if PictureKind.SALIENCY in kinds:
             pictures.append(saliency(origin, one, number, found.cine))
+    step()
     if {PictureKind.SUMMARY, PictureKind.SUMMARY_PDF} & {*kinds}:
         page = draw(findings, origin.header, illustrations)
         shown = [one for _, one in carriers if one.sop_instance_uid in illustrations]

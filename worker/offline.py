@@ -23,8 +23,6 @@ from worker.engine import Engine, load_engine
 from worker.errors import NoEnsemble
 from worker.loops import AnalysedLoop, RefusedLoop, analyse_files
 
-WITHOUT_PICTURES = ReportSection(saliency=False, summary=False, summary_pdf=False)
-
 _IDENTITY: list[Any] = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -80,7 +78,7 @@ def run(
         return 1
     out.mkdir(parents=True, exist_ok=True)
     studies, refused = _sort(_files(paths))
-    section = ReportSection() if with_pictures else WITHOUT_PICTURES
+    section = ReportSection() if with_pictures else ReportSection().without_pictures
     analysed = [_analyse(study_uid, files, engine, out, section) for study_uid, files in sorted(studies.items())]
     documents = [document for document, _ in analysed]
     if as_json:

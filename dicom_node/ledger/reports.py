@@ -53,6 +53,8 @@ class ReportJob:
     study_id: int
     study_instance_uid: str
     revision: int
+    attempt: int
+    """1 at the first, MAX_ATTEMPTS at the last of this revision."""
     ensemble_digest: str
     token: str
     """The fence; renew it as claims are renewed (`claims.renew`), give it back by `claims.release`."""
@@ -101,19 +103,21 @@ def begin_report(
             return None
         if _requeue_unseen(session, study_id, ensemble_digest):
             return None
+        attempt = study.attempts + 1
         studies.move(
             session,
             study_id,
             come_from=[StudyState.ANALYSING],
             to=StudyState.REPORTING,
             at=now,
-            detail=f"revision {study.revision}, attempt {study.attempts + 1}",
-            values={"lease_token": token, "lease_until": now + lease, "attempts": study.attempts + 1},
+            detail=f"revision {study.revision}, attempt {attempt}",
+            values={"lease_token": token, "lease_until": now + lease, "attempts": attempt},
         )
         return ReportJob(
             study_id=study_id,
             study_instance_uid=study.study_instance_uid,
             revision=study.revision,
+            attempt=attempt,
             ensemble_digest=ensemble_digest,
             token=token,
             instances=_instances(session, study_id, ensemble_digest),

@@ -21,6 +21,7 @@ from dicom_node.intake import Intake, Received
 from dicom_node.ledger import claims
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.views import StudyJson, study_json
+from dicom_node.settings import Report as ReportSection
 from dicom_node.store import InstanceStore
 from dicom_node.wire import walk
 from model.ensemble import SHIPPED
@@ -29,7 +30,6 @@ from model.tasks import View
 from worker.analyse import Analyst
 from worker.engine import CurrentEngine, Engine, load_engine
 from worker.errors import NoEnsemble
-from worker.offline import WITHOUT_PICTURES
 from worker.phantom_study import Shot, make_study
 from worker.settings import Limits
 
@@ -68,7 +68,7 @@ def analyst(engine: Engine, sessions: Sessions, store: InstanceStore, rung: list
         sessions=sessions,
         store=store,
         destinations=("pacs",),
-        report=WITHOUT_PICTURES,
+        report=ReportSection().without_pictures,
         limits=Limits(),
         ring=rung.append,
         owner="test",
@@ -182,6 +182,56 @@ def test_the_last_worker_of_a_complete_study_writes_its_one_report(
     report = dcmread(store.path(seen["reports"][0]["path"]))
     assert report.SOPInstanceUID == seen["reports"][0]["sop_instance_uid"]
     close_ledger(sessions)
+
+
+def test_pictures_are_kept_before_the_report_and_the_ledger_names_them_in_their_order(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study, sessions, store, rung.append)
+    complete(sessions)
+
+    replace(analyst, report=ReportSection()).drain(study_id)
+
+    (report,) = shown(study, sessions)["reports"]
+    assert [one["kind"] for one in report["pictures"]] == ["saliency", "summary", "summary_pdf"]
+    for one in report["pictures"]:
+        assert dcmread(store.path(one["path"])).SOPInstanceUID == one["sop_instance_uid"]
+    named = {str(one) for one in every_reference(dcmread(store.path(report["path"])))}
+    assert {one["sop_instance_uid"] for one in report["pictures"]} <= named
+
+
+def every_reference(item: Dataset) -> Iterator[str]:
+    """Yield every SOP Instance UID that a tree refers to."""
+    for reference in item.get("ReferencedSOPSequence", ()):
+        yield reference.ReferencedSOPInstanceUID
+    for child in item.get("ContentSequence", ()):
+        yield from every_reference(child)
+
+
+def test_a_report_whose_pictures_end_every_attempt_is_written_without_them_at_the_last(
+    analyst: Analyst,
+    study: list[Dataset],
+    sessions: Sessions,
+    store: InstanceStore,
+    rung: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study_id = arrive(study, sessions, store, rung.append)
+    complete(sessions)
+    drawing = replace(analyst, report=ReportSection())
+
+    def out_of_memory(*_arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("worker.drawing.draw", out_of_memory)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            drawing.drain(study_id)
+        complete(sessions)  # the clock finds the lease run out
+    drawing.drain(study_id)
+
+    assert shown(study, sessions)["state"] == "delivering"
+    assert shown(study, sessions)["reports"][0]["pictures"] == []
 
 
 def test_a_study_without_a_patient_id_fails_with_the_reason(

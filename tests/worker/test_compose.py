@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread, dcmwrite
 
 from dicom_node.report.text import render_text
+from dicom_node.settings import Report as ReportSection
 from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
@@ -96,7 +97,7 @@ def composed(subjects: Sequence[Subject], engine: Engine) -> Composed:
         predecessor=None,
         subjects=tuple(subjects),
     )
-    return compose(material, engine, MOMENT, offline.WITHOUT_PICTURES)
+    return compose(material, engine, MOMENT, ReportSection().without_pictures)
 
 
 def document(one: Composed) -> Dataset:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dicom_node.report.findings import Predecessor
+from dicom_node.settings import Report as ReportSection
 from model.clip.spec import ClipSpec
 from model.phantom.heart import Heart
 from model.prediction import EnsembleInfo, LoopOutputs
@@ -21,7 +22,6 @@ from tests.system.studies import part10
 from worker.compose import Composed, Material, Subject, compose
 from worker.engine import Engine
 from worker.loops import AnalysedLoop, RefusedLoop, Verdict
-from worker.offline import WITHOUT_PICTURES
 from worker.phantom_study import Shot, make_study
 
 SHOTS = (
@@ -109,7 +109,9 @@ def composed(files: Sequence[Subject], name: str, at: datetime = MONDAY, **chang
     verdicts, grades = STUDIES[name]
     subjects = tuple(replace(file, verdict=verdict) for file, verdict in zip(files, verdicts, strict=True))
     material = Material(study_instance_uid="1.2.3", revision=1, predecessor=None, subjects=subjects)
-    return compose(replace(material, **changes), cast(Engine, Oracle(grades=grades)), at, WITHOUT_PICTURES)
+    return compose(
+        replace(material, **changes), cast(Engine, Oracle(grades=grades)), at, ReportSection().without_pictures
+    )
 
 
 Fact = tuple[str, ...]
