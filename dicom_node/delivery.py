@@ -18,8 +18,8 @@ from dicom_node.clock import Clock
 from dicom_node.errors import DeliveryError, Refused, Transient, UnreadableReport
 from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions
-from dicom_node.ledger.outbox import DueDelivery
-from dicom_node.senders import Send, Sender
+from dicom_node.ledger.outbox import DueDelivery, DuePicture
+from dicom_node.senders import Send, Sender, patience
 from dicom_node.settings import Peer
 from dicom_node.store import InstanceStore
 
@@ -30,7 +30,7 @@ LONGEST_WAIT = timedelta(minutes=15)
 GIVE_UP_AFTER = timedelta(hours=48)
 """A report that could not be delivered for so long is a dead letter."""
 PICTURE_ATTEMPTS = 3
-"""A report goes without its pictures once they have held it up so often."""
+"""A report goes before its pictures once they have held it up so often."""
 REFUSALS = 2
 """A refusal counts when it comes this often: peers refuse by mistake while they restart."""
 
@@ -62,6 +62,8 @@ class Deliverer:
     jitter: random.Random = field(default_factory=random.Random)
     held_up: Counter[int] = field(default_factory=Counter)
     """How often a picture held up a delivery, by its id; in memory alone, for another process may count anew."""
+    refusals: Counter[int] = field(default_factory=Counter)
+    """How often the peer refused a report, by the id of its delivery."""
 
     def run(self, stop: threading.Event) -> None:
         """Deliver what is due until `stop`; the body of the peer's thread."""
@@ -98,51 +100,95 @@ class Deliverer:
                 outbox.release(self.sessions, item)  # not tried: due again, on a new association
         except DeliveryError as error:  # no association: the same answer for all
             for item in left:
+                self.refusals[item.delivery_id] += isinstance(error, Refused)
                 self._failed(item, error)
+        except Exception as error:
+            # A mistake of ours. What has its answer keeps it; the others wait longer and longer, and not for ever.
+            for item in items:
+                self._failed(item, Transient(f"a mistake of the node: {type(error).__name__}"))
+            raise
 
     def _deliver(self, item: DueDelivery, send: Send) -> None:
+        """Send the pictures of a report and the report; the report first once they have held it up too often."""
+        is_held_up = self.held_up[item.delivery_id] >= PICTURE_ATTEMPTS
         try:
-            without = self._send_pictures(item, send)
+            without = [] if is_held_up else self._send_pictures(item, send)
+            self._renew(item, item.path)
             send(self.store.path(item.path))
         except Transient as error:
             self._failed(item, error)
             raise _AssociationLost from error
         except DeliveryError as error:
+            self.refusals[item.delivery_id] += isinstance(error, Refused)
             self._failed(item, error)
-        else:
-            self.held_up.pop(item.delivery_id, None)
-            outbox.delivered(self.sessions, item, self.clock, without)
-            log.info("report_delivered", peer=self.peer.name, report=item.sop_instance_uid, attempt=item.attempt,
-                     pictures=len(item.pictures) - len(without))  # fmt: skip
+            return
+        is_lost = False
+        if is_held_up:
+            without, is_lost = self._send_late_pictures(item, send)
+        self._forget(item)
+        outbox.delivered(self.sessions, item, self.clock, without)
+        log.info("report_delivered", peer=self.peer.name, report=item.sop_instance_uid, attempt=item.attempt,
+                 pictures=len(item.pictures) - len(without))  # fmt: skip
+        if is_lost:
+            raise _AssociationLost
 
     def _send_pictures(self, item: DueDelivery, send: Send) -> list[str]:
-        """Send what the report refers to, and return what the peer does not have, each with the reason.
+        """Send what the report refers to; return what the peer will not have, each with the reason.
 
-        The report matters more: a picture that is refused, or that keeps failing, goes without.
+        Raises:
+            Transient: it may have it later; the report waits, but not for ever.
         """
         without = []
         for picture in item.pictures:
             try:
-                if self.held_up[item.delivery_id] >= PICTURE_ATTEMPTS:
-                    raise Refused("it failed too often")
-                if not outbox.renew(self.sessions, item, _LEASE, self.clock):
-                    raise Transient("the lease was lost")  # whoever has it now sends the rest
+                self._renew(item, picture.path)
                 send(self.store.path(picture.path))
             except Transient:
                 self.held_up[item.delivery_id] += 1
                 raise
             except DeliveryError as error:
-                without.append(f"without {picture.kind} {picture.sop_instance_uid}: {error}")
-                log.warning("picture_not_delivered", peer=self.peer.name, report=item.sop_instance_uid,
-                            picture=picture.sop_instance_uid, reason=str(error))  # fmt: skip
-        outbox.renew(self.sessions, item, _LEASE, self.clock)
+                without.append(self._without(item, picture, error))
         return without
+
+    def _send_late_pictures(self, item: DueDelivery, send: Send) -> tuple[list[str], bool]:
+        """Send them after their report, once; return what the peer has not, and whether the association is lost."""
+        without = []
+        lost: Transient | None = None
+        for picture in item.pictures:
+            try:
+                if lost is not None:
+                    raise lost
+                self._renew(item, picture.path)
+                send(self.store.path(picture.path))
+            except DeliveryError as error:
+                lost = error if isinstance(error, Transient) else lost
+                without.append(self._without(item, picture, error))
+        return without, lost is not None
+
+    def _without(self, item: DueDelivery, picture: DuePicture, error: DeliveryError) -> str:
+        log.warning("picture_not_delivered", peer=self.peer.name, report=item.sop_instance_uid,
+                    picture=picture.sop_instance_uid, reason=str(error))  # fmt: skip
+        return f"without {picture.kind} {picture.sop_instance_uid}: {error}"
+
+    def _renew(self, item: DueDelivery, path: str) -> None:
+        """Prolong the lease for as long as sending the file may take.
+
+        Raises:
+            Transient: the lease is lost; whoever has it now sends the rest.
+        """
+        if not outbox.renew(self.sessions, item, _LEASE + patience(self.store.path(path)), self.clock):
+            raise Transient("the lease was lost")
+
+    def _forget(self, item: DueDelivery) -> None:
+        self.held_up.pop(item.delivery_id, None)
+        self.refusals.pop(item.delivery_id, None)
 
     def _failed(self, item: DueDelivery, error: DeliveryError) -> None:
         now = self.clock()
         is_late = now - item.created_at > GIVE_UP_AFTER
-        is_refused = isinstance(error, Refused) and item.attempt >= REFUSALS
+        is_refused = isinstance(error, Refused) and self.refusals[item.delivery_id] >= REFUSALS
         if is_late or is_refused or isinstance(error, UnreadableReport):
+            self._forget(item)
             outbox.dead(self.sessions, item, str(error), self.clock)
             return
         at = self._next(item, error, now)

@@ -18,7 +18,6 @@ from typing import Protocol
 
 import httpx
 from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID as PydicomUID
 from pydicom.uid import (
     EncapsulatedPDFStorage,
@@ -33,6 +32,7 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
 
 from dicom_node.errors import ClassRefused, Refused, Transient, UnreadableReport
+from dicom_node.report.header import DAMAGE
 from dicom_node.report.sr_class import WRITTEN_AS, candidates, in_class
 from dicom_node.settings import Peer
 
@@ -43,6 +43,11 @@ UnreadableReport."""
 _TIMEOUT = timedelta(seconds=30)
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _LONGEST_RETRY_AFTER = timedelta(hours=1)
+_SLOWEST_LINE = 100_000  # bytes a second: a picture has so much longer than a report
+
+MAX_PLAIN_BYTES = 128 << 20
+"""Of the pixels of a picture for a peer that takes no JPEG: they lie in memory."""
+
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 """Transfer syntaxes that are proposed for what has no pixels."""
 _COMPRESSED = (JPEGBaseline8Bit, *PLAIN)
@@ -78,11 +83,15 @@ class StoreSender:
         """Give an association; released at the end, aborted after an error."""
         association = self._associate()
         try:
-            yield lambda path: _in_some_class(path, self._classes, partial(_c_store, association))
+            yield lambda path: self._store(association, path)
         except BaseException:
             association.abort()
             raise
         association.release()
+
+    def _store(self, association: Association, path: Path) -> None:
+        association.dimse_timeout = patience(path).total_seconds()
+        _in_some_class(path, self._classes, partial(_c_store, association))
 
     def _associate(self) -> Association:
         wanted = {one: PLAIN for one in self._classes}
@@ -120,6 +129,16 @@ class StowSender:
         except httpx.TransportError as error:
             raise Transient(f"STOW-RS: {type(error).__name__}") from error
         _judge_http(answer)
+
+
+def patience(path: Path) -> timedelta:
+    """Return how long sending a file and the answer to it may take; of a file that is not there, as of a small one."""
+    try:
+        num_bytes = path.stat().st_size
+    except OSError:
+        num_bytes = 0
+    # Plain pixels are up to twenty times as large; the largest that are sent bound what they take.
+    return _TIMEOUT + timedelta(seconds=min(20 * num_bytes, MAX_PLAIN_BYTES) / _SLOWEST_LINE)
 
 
 def associate(calling_ae: str, peer: Peer, classes: Mapping[str, Sequence[str]]) -> Association:
@@ -179,10 +198,12 @@ def _in_some_class(path: Path, classes: Sequence[str], send_one: Callable[[Path 
 
 def _c_store(association: Association, document: Path | Dataset) -> None:
     _config.STORE_SEND_CHUNKED_DATASET = True  # pynetdicom's way to send a file as it is
-    try:
-        answer = association.send_c_store(_in_accepted_syntax(association, document))
-    except (RuntimeError, ValueError) as error:  # the association is gone
-        raise Transient(f"C-STORE could not be sent: {type(error).__name__}") from error
+    sent = _in_accepted_syntax(association, document)
+    with _damage():
+        try:
+            answer = association.send_c_store(sent)
+        except RuntimeError as error:  # the association is gone
+            raise Transient(f"C-STORE could not be sent: {type(error).__name__}") from error
     if "Status" not in answer:
         raise Transient("no answer to the C-STORE (aborted, lost or timed out)")
     _judge_status(int(answer.Status), f"C-STORE status 0x{answer.Status:04X}")
@@ -191,16 +212,28 @@ def _c_store(association: Association, document: Path | Dataset) -> None:
 def _in_accepted_syntax(association: Association, document: Path | Dataset) -> Path | Dataset:
     """Return the file itself, to be sent byte for byte, or its data set for a peer that takes another syntax only."""
     meta = _meta(document) if isinstance(document, Path) else document.file_meta
-    sop_class = PydicomUID(meta.MediaStorageSOPClassUID)
+    sop_class, syntax = PydicomUID(str(meta.MediaStorageSOPClassUID)), PydicomUID(str(meta.TransferSyntaxUID))
     contexts = [one for one in association.accepted_contexts if one.abstract_syntax == sop_class]
     if not contexts:
         raise ClassRefused(f"the peer accepted no presentation context for {sop_class.name}")
-    if meta.TransferSyntaxUID in [one.transfer_syntax[0] for one in contexts]:
+    if syntax in [one.transfer_syntax[0] for one in contexts]:
         return document
     dataset = _read(document) if isinstance(document, Path) else document
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        dataset.decompress()
+    with _damage():
+        if syntax.is_compressed:
+            _decompress(dataset)
     return dataset
+
+
+def _decompress(image: Dataset) -> None:
+    """Make the pixels of a picture plain; it stays the instance that its report refers to.
+
+    Pillow, for GDCM ends the process on some damaged JPEG.
+    """
+    num_bytes = int(image.Rows) * int(image.Columns) * 3 * int(image.get("NumberOfFrames") or 1)
+    if num_bytes > MAX_PLAIN_BYTES:
+        raise ClassRefused(f"the peer takes no JPEG, and {num_bytes} bytes of plain pixels are too many to send")
+    image.decompress(decoding_plugin="pillow", generate_instance_uid=False)
 
 
 def _meta(path: Path) -> Dataset:
@@ -229,7 +262,7 @@ def _damage() -> Iterator[None]:
         yield
     except OSError as error:
         raise UnreadableReport(f"the file of the report cannot be read: {error.strerror}") from error
-    except (InvalidDicomError, AttributeError, ValueError) as error:
+    except (*DAMAGE, RuntimeError) as error:
         raise UnreadableReport(f"the file of the report is damaged: {type(error).__name__}") from error
 
 

@@ -82,6 +82,7 @@ class InstanceStore:
             OutOfSpace, StoreError: nothing was kept.
         """
         target = Path(_PICTURES) / study_uid / f"{sop_uid}.dcm"
+        self._check_reserve(len(content))  # it is there for the report
         self._write(target, (content,))
         return str(target)
 

@@ -28,6 +28,8 @@ class Attention:
     """Cells in time, down and across."""
     cells: bytes
     """One byte a cell in the order (B, t, h, w): 0 is a sixteenth of the average or less, 255 sixteen times or more."""
+    slices: tuple[tuple[float, ...], ...]
+    """The share of each slice of time in its clip, (B, t): the bytes end where a cell draws more."""
 
     @classmethod
     def of(cls, shares_Bthw: NDArray[np.float32]) -> Self:
@@ -35,7 +37,8 @@ class Attention:
         time, height, width = shares_Bthw.shape[1:]
         octaves = np.log2(np.maximum(shares_Bthw * (time * height * width), 2.0**-OCTAVES))
         levels = np.round((octaves + OCTAVES) / (2 * OCTAVES) * 255.0).clip(0, 255).astype(np.uint8)
-        return cls(grid=(time, height, width), cells=levels.tobytes())
+        slices = np.round(shares_Bthw.sum(axis=(2, 3), dtype=np.float64), 4).tolist()
+        return cls(grid=(time, height, width), cells=levels.tobytes(), slices=tuple(map(tuple, slices)))
 
     @property
     def octaves_Bthw(self) -> NDArray[np.float32]:
@@ -48,18 +51,17 @@ class Attention:
         """Return what a picture shows: 0 the average or less, 255 eight times the average or more."""
         return np.round(self.octaves_Bthw.clip(0, SHOWN) / SHOWN * 255.0).astype(np.uint8)
 
-    @property
-    def shares_Bt(self) -> NDArray[np.float32]:
-        """Return the share of each slice of time in its clip."""
-        drawn_Bt = np.exp2(self.octaves_Bthw).sum(axis=(2, 3))
-        return np.asarray(drawn_Bt / drawn_Bt.sum(axis=1, keepdims=True), dtype=np.float32)
-
     def to_json(self) -> dict[str, Any]:
         """Return the form that the ledger keeps."""
-        return {"grid": list(self.grid), "cells": base64.b64encode(self.cells).decode()}
+        cells = base64.b64encode(self.cells).decode()
+        return {"grid": list(self.grid), "cells": cells, "slices": [list(one) for one in self.slices]}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Return what `to_json` was made of."""
         time, height, width = document["grid"]
-        return cls(grid=(time, height, width), cells=base64.b64decode(document["cells"]))
+        return cls(
+            grid=(time, height, width),
+            cells=base64.b64decode(document["cells"]),
+            slices=tuple(map(tuple, document["slices"])),
+        )

@@ -246,8 +246,9 @@ class Ensemble:
 def _shares(clip_CTHW: Tensor, encoders: Sequence[Encoder]) -> Tensor:
     """Return what each cell drew, mean over the encoders, all in the grid of the first: (t, h, w), one in all."""
     drawn = [rollout.drawn(one, clip_CTHW, row=None)[None, None] for one in encoders]  # in float32: small numbers
-    alike = torch.cat([functional.interpolate(one, encoders[0].grid, mode="area") for one in drawn]).mean(dim=0)[0]
-    return alike / alike.sum()
+    alike = torch.cat([functional.interpolate(one, encoders[0].grid, mode="area") for one in drawn])[:, 0]
+    # Each has one vote: a coarse grid has fewer cells, and more in each.
+    return (alike / alike.sum(dim=(1, 2, 3), keepdim=True)).mean(dim=0)
 
 
 def pad(tensor_B: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ import structlog
 
 from dicom_node.clock import Clock, utc_now
 from dicom_node.dispatch import Bell
-from dicom_node.errors import ReportError
+from dicom_node.errors import OutOfSpace, ReportError
 from dicom_node.identity import UID
 from dicom_node.ledger import claims, reports
 from dicom_node.ledger.claims import MAX_ATTEMPTS, Analysed, Claimed, NotAnalysed
@@ -78,7 +78,7 @@ class Analyst:
         token = claimed[0].token
         with beating(lambda: self._renew(token), self.limits) as heartbeat:
             paths = [self.store.path(one.path) for one in claimed]
-            verdicts = analyse_files(paths, engine, with_attention=bool(self.report.pictures))
+            verdicts = analyse_files(paths, engine, with_attention=bool(self.report.pictures), step=heartbeat.step)
             for one, verdict in zip(claimed, verdicts, strict=True):
                 heartbeat.step()
                 is_kept = claims.finish(self.sessions, one, engine.digest, _outcome(verdict), self.clock)
@@ -107,17 +107,31 @@ class Analyst:
             log.warning("report_without_pictures", study_uid=job.study_instance_uid, attempt=job.attempt)
         with beating(lambda: self._renew(job.token), self.limits) as heartbeat:
             try:
-                composed = compose(_material(job, self.store), engine, self.clock(), section, heartbeat.step)
-            except ReportError as error:
-                reports.fail_report(self.sessions, job, str(error), self.clock)
-                log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
-                return
-            if not self._renew(job.token):
-                # Whoever took the report over writes a file of the same name: the loser must not touch it.
-                log.warning("report_lease_lost", study=job.study_id)
-                return
-            written = composed.keep(self.store, UID(job.study_instance_uid))
-            is_ours = reports.finish_report(self.sessions, job, written, composed.ledger, self.destinations, self.clock)
+                self._write(job, engine, section, heartbeat.step)
+            except OutOfSpace as error:
+                if not section.pictures:
+                    raise
+                log.warning("report_without_pictures", study_uid=job.study_instance_uid, reason=str(error))
+                self._write(job, engine, section.without_pictures, heartbeat.step)
+
+    def _write(self, job: ReportJob, engine: Engine, section: ReportSection, step: Callable[[], None]) -> None:
+        """Write the report and record it, or the reason why there is none.
+
+        Raises:
+            OutOfSpace, StoreError: nothing was recorded.
+        """
+        try:
+            composed = compose(_material(job, self.store), engine, self.clock().astimezone(), section, step)
+        except ReportError as error:
+            reports.fail_report(self.sessions, job, str(error), self.clock)
+            log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
+            return
+        if not self._renew(job.token):
+            # Whoever took the report over writes a file of the same name: the loser must not touch it.
+            log.warning("report_lease_lost", study=job.study_id)
+            return
+        written = composed.keep(self.store, UID(job.study_instance_uid))
+        is_ours = reports.finish_report(self.sessions, job, written, composed.ledger, self.destinations, self.clock)
         log.info("report_written", report=composed.document.sop_instance_uid, revision=job.revision, kept=is_ours)
 
     def _renew(self, token: str) -> int:

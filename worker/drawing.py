@@ -1,6 +1,6 @@
 """The pictures of one report: drawn before the report that refers to them.
 
-A picture that cannot be drawn costs itself alone.
+A loop that cannot be read again costs its own picture alone; the last attempt at a report is made without any.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -13,11 +13,11 @@ from dicom_node.report.findings import UNITS, Findings, LoopFinding, PictureKind
 from dicom_node.report.origin import Origin
 from dicom_node.report.pictures import Picture, saliency, summary, summary_pdf
 from model.clip.loop import load_clips
-from model.errors import ClipError
+from model.errors import ClipError, UnreadableLoop
 from worker.engine import Engine
-from worker.illustration import Illustration, illustrate
+from worker.illustration import Illustration, open_illustration
 from worker.loops import AnalysedLoop, attention_of
-from worker.summary import draw
+from worker.summary import MAX_LOOPS, Shown, draw
 
 log = structlog.get_logger(__name__)
 
@@ -48,40 +48,45 @@ def draw_pictures(
         return ()
     numbered = enumerate(in_order(findings.loops), start=1)
     carriers = [(number, one) for number, one in numbered if one.sop_instance_uid in findings.carriers]
-    illustrations: dict[str, Illustration] = {}
+    shown: dict[str, Shown] = {}
     pictures: list[Picture] = []
     for number, one in carriers:
+        step()
         uid = one.sop_instance_uid
         try:
-            step()
-            found = _illustrate(one, number, paths[uid], analysed[uid], engine, findings.algorithm.statement)
+            illustration = _illustration(paths[uid], analysed[uid], engine)
+            if PictureKind.SALIENCY in kinds:
+                cine = illustration.cine(_lines(one, number, findings.algorithm.statement))
+                pictures.append(saliency(origin, one, number, cine))
+            if len(shown) < MAX_LOOPS:
+                shown[uid] = Shown(still_HWC=illustration.still(), trace=illustration.trace)
         except ClipError as error:
             # A loop that was read before: a later frame is damaged, or the disk lost it. The numbers stand.
             log.warning("loop_not_illustrated", instance=uid, reason=str(error))
-            continue
-        illustrations[uid] = found
-        if PictureKind.SALIENCY in kinds:
-            pictures.append(saliency(origin, one, number, found.cine))
     step()
     if {PictureKind.SUMMARY, PictureKind.SUMMARY_PDF} & {*kinds}:
-        page = draw(findings, origin.header, illustrations)
-        shown = [one for _, one in carriers if one.sop_instance_uid in illustrations]
+        page = draw(findings, origin.header, shown)
+        sources = [one for _, one in carriers if one.sop_instance_uid in shown]
         pictures += [summary(origin, page)] if PictureKind.SUMMARY in kinds else []
-        pictures += [summary_pdf(origin, page, shown)] if PictureKind.SUMMARY_PDF in kinds else []
+        pictures += [summary_pdf(origin, page, sources)] if PictureKind.SUMMARY_PDF in kinds else []
     return tuple(pictures)
 
 
-def _illustrate(
-    one: LoopFinding, number: int, path: Path, loop: AnalysedLoop, engine: Engine, statement: str
-) -> Illustration:
-    """Return the picture of a loop.
+def _illustration(path: Path, loop: AnalysedLoop, engine: Engine) -> Illustration:
+    """Return where the networks looked in a loop whose number counts.
 
     Raises:
-        ClipError: the loop cannot be read any more.
+        ClipError: the loop cannot be read any more, or it cannot be found out.
     """
     # A loop that was looked at while nobody wanted pictures has no attention yet.
     attention = loop.attention or attention_of(load_clips(path, engine.spec), loop.outputs, engine)
-    assert attention is not None, "a loop whose number counts speaks for a task"
+    if attention is None:
+        raise UnreadableLoop("where the networks looked could not be found out")
+    return open_illustration(path, loop, attention, engine.spec)
+
+
+def _lines(one: LoopFinding, number: int, statement: str) -> list[str]:
+    """Return what stands under the picture of a loop."""
     said = [f"{each.task.upper()} {each.value:.0f} {UNITS[each.task]}" for each in one.numbers]
     lines = (f"Loop {number}: {', '.join([one.view or 'no view', *said])}", _LEGEND, NOTICE, statement)
-    return illustrate(path, loop, attention, engine.spec, [line for line in lines if line])
+    return [line for line in lines if line]

@@ -1,10 +1,12 @@
 """One instance through the network: a result, or the reason why it carries no number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from model.aggregate import speaks_for
 from model.attention import Attention
@@ -68,14 +70,19 @@ class RefusedLoop:
 
 Verdict = AnalysedLoop | RefusedLoop
 
+log = structlog.get_logger(__name__)
 
-def analyse_files(paths: Sequence[Path], engine: Engine, *, with_attention: bool = False) -> Iterator[Verdict]:
+
+def analyse_files(
+    paths: Sequence[Path], engine: Engine, *, with_attention: bool = False, step: Callable[[], None] = lambda: None
+) -> Iterator[Verdict]:
     """Yield the verdict on each file, in order; the next one is decoded while the network looks at this one.
 
     Args:
         paths: the files.
         engine: who looks at them.
         with_attention: find out where it looked too, in loops that can carry a number.
+        step: called when a loop has its answers, and finding out where the engine looked begins.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as decoder:
         ahead = [decoder.submit(_clips_or_reason, path, engine.spec) for path in paths[:1]]
@@ -87,27 +94,26 @@ def analyse_files(paths: Sequence[Path], engine: Engine, *, with_attention: bool
             if isinstance(prepared, RefusedLoop):
                 yield prepared
             else:
-                yield _analysed(prepared, engine, with_attention=with_attention)
-
-
-def _analysed(clips: Clips, engine: Engine, *, with_attention: bool) -> AnalysedLoop:
-    outputs = engine.look_at(clips)
-    return AnalysedLoop(
-        outputs=outputs,
-        frames=clips.frames,
-        sector=clips.sector,
-        header_view=clips.header_view,
-        attention=attention_of(clips, outputs, engine) if with_attention else None,
-    )
+                outputs = engine.look_at(prepared)
+                step()
+                yield AnalysedLoop(
+                    outputs=outputs,
+                    frames=prepared.frames,
+                    sector=prepared.sector,
+                    header_view=prepared.header_view,
+                    attention=attention_of(prepared, outputs, engine) if with_attention else None,
+                )
 
 
 def attention_of(clips: Clips, outputs: LoopOutputs, engine: Engine) -> Attention | None:
-    """Return where the engine looked in a loop; None: the loop can carry no number, so that it is not worth the work.
-
-    It costs about as much as the answers did.
-    """
+    """Return where the engine looked in a loop; None: the loop can carry no number, so that it is not worth the work,
+    or the work failed: it costs about as much as the answers did, which stand all the same."""
     tasks = speaks_for(Loop(key="", outputs=outputs, header_view=clips.header_view), engine.info)
-    return engine.attention(clips, tasks) if tasks else None
+    try:
+        return engine.attention(clips, tasks) if tasks else None
+    except RuntimeError as error:  # PyTorch's own, as when a GPU's memory is full
+        log.warning("attention_failed", error=type(error).__name__)
+        return None
 
 
 def _clips_or_reason(path: Path, spec: ClipSpec) -> Clips | RefusedLoop:

@@ -184,7 +184,7 @@ def _analyse(
     }
     material = Material(study_instance_uid=study_uid, revision=1, predecessor=None, subjects=subjects)
     try:
-        composed = compose(material, engine, utc_now(), section)
+        composed = compose(material, engine, utc_now().astimezone(), section)
     except ReportError as error:
         return {**document, "state": "failed", "error": str(error)}, subjects
     return {**document, **composed.ledger, **_written(composed, out)}, subjects

@@ -214,8 +214,13 @@ def conclusion(findings: Findings) -> str:
 
 
 def _short(task: Measurement, value: float, sd: float | None) -> str:
-    spread = "" if sd is None else f" (+/- {sd:.0f})"
+    spread = "" if sd is None else f" (+/- {whole(sd)})"
     return f"{task.upper()} {value:.0f} {UNITS[task]}{spread}"
+
+
+def whole(sd: float) -> str:
+    """Return a spread as text and pictures show it: a whole number, but never none."""
+    return f"{sd:.0f}" if sd >= 0.5 else "<1"
 
 
 def cart_words(values: Sequence[CartValue]) -> str:

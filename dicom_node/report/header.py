@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ DAMAGE = (
 )
 """What pydicom raises on damaged bytes [seen on mutated real headers]; the node keeps any data set that is whole."""
 
+_OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1.1.8
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 # pydicom leaves the designator of ISO 2022 IR 58 (simplified Chinese) in the text (PS3.5 6.1.2.5.1).
 _ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
@@ -57,6 +59,7 @@ _READ: list[Any] = [
     "AccessionNumber",
     "ReferringPhysicianName",
     "InstitutionName",
+    "TimezoneOffsetFromUTC",
     "SeriesNumber",
     "InstanceNumber",
     "NumberOfFrames",
@@ -116,6 +119,8 @@ def sanitise(dataset: Dataset) -> SourceHeader:
     clean.StudyID = _text(dataset, "StudyID", 16)
     clean.AccessionNumber = _text(dataset, "AccessionNumber", 16)
     clean.ReferringPhysicianName = _person(dataset, "ReferringPhysicianName")
+    if _OFFSET.fullmatch(offset := _text(dataset, "TimezoneOffsetFromUTC", 16)):
+        clean.TimezoneOffsetFromUTC = offset
     for keyword in ("StudyDescription", "InstitutionName"):
         if value := _text(dataset, keyword, 64):
             setattr(clean, keyword, value)
@@ -232,12 +237,11 @@ def _date(dataset: Dataset, keyword: str) -> str:
     if match is None:
         return ""
     year, month, day = match.groups()
-    return f"{year}{month}{day}" if _is_date(int(year), int(month), int(day)) else ""
-
-
-def _is_date(year: int, month: int, day: int) -> bool:
-    days = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-    return year > 0 and 1 <= month <= 12 and 1 <= day <= days[month - 1]
+    try:
+        date(int(year), int(month), int(day))
+    except ValueError:  # such as 29 February of a year that has none
+        return ""
+    return f"{year}{month}{day}"
 
 
 def _time(dataset: Dataset, keyword: str) -> str:

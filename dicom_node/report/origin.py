@@ -3,7 +3,7 @@
 import io
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 
 from pydicom import Dataset, dcmwrite
@@ -30,7 +30,7 @@ class Origin:
     header: Dataset
     """Patient and study attributes, white-listed and repaired (`report.header`)."""
     created_at: datetime
-    """Content and creation time."""
+    """Content and creation time, aware: in the time zone of the hospital."""
     character_set: str = UTF_8
     """ISO_IR 192, or ISO_IR 100 for documents that it can write."""
 
@@ -62,11 +62,16 @@ class Origin:
         return next((one for one in texts if len(one) <= _LO_MAX), f"{statement[: _LO_MAX - 3]}...")
 
     def stamp(self, document: Dataset) -> None:
-        """Write content and creation time into a document: all that differs between two runs."""
-        moment = self.created_at.astimezone(UTC)
+        """Write content and creation time into a document: all that differs between two runs.
+
+        They are in the time zone of the study where its headers name one, else in that of `created_at`: the offset
+        holds for the study's time too, which is taken over as it is (PS3.3 C.12.1.1.8).
+        """
+        named = self.header.get("TimezoneOffsetFromUTC")
+        moment = self.created_at.astimezone(datetime.strptime(named, "%z").tzinfo) if named else self.created_at
         document.ContentDate = document.InstanceCreationDate = moment.strftime("%Y%m%d")
         document.ContentTime = document.InstanceCreationTime = moment.strftime("%H%M%S.%f")
-        document.TimezoneOffsetFromUTC = "+0000"
+        document.TimezoneOffsetFromUTC = moment.strftime("%z")[:5]
 
     def sign(self, document: Dataset) -> None:
         """Write patient, study and equipment into a document that has none (PS3.3 C.7.1.1, C.7.2.1, C.7.5.1)."""

@@ -150,7 +150,7 @@ def _capture(
     image.SeriesNumber = _SERIES[kind]
     image.InstanceNumber = 1000 * (origin.revision - 1) + number  # a series keeps the pictures of every revision
     image.PatientOrientation = None
-    image.Laterality = None
+    image.Laterality = None  # type 2C: dciodvfy takes the heart for a paired organ
     image.BurnedInAnnotation = "YES"
     image.SamplesPerPixel = 3
     image.PhotometricInterpretation = "YBR_FULL_422"

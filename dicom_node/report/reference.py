@@ -1,7 +1,6 @@
 """What is normal: the reference values that the summary puts beside ours, and where they are from."""
 
 from dataclasses import dataclass
-from datetime import date
 from types import MappingProxyType
 
 from pydicom import Dataset
@@ -47,21 +46,30 @@ NORMAL = MappingProxyType(
 """Patient's Sex -> measurement -> range, in % and mL."""
 
 
-def sexes(header: Dataset) -> tuple[str, ...]:
-    """Return the sexes whose ranges may be a patient's: one, both where the header does not say, none for a child.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Applicable:
+    """Whose ranges may be shown to a patient."""
+
+    sexes: tuple[str, ...]
+    """One; both where the header does not say; none for a child."""
+    is_age_known: bool
+    """False: it may be a child."""
+
+
+def applicable(header: Dataset) -> Applicable:
+    """Return whose ranges may be a patient's.
 
     Args:
         header: patient and study attributes, repaired (`report.header`).
     """
     years = _age(header.PatientBirthDate, header.StudyDate)
-    if years is not None and years < ADULT_YEARS:
-        return ()
-    return (header.PatientSex,) if header.PatientSex in NORMAL else tuple(NORMAL)
+    sexes = (header.PatientSex,) if header.PatientSex in NORMAL else tuple(NORMAL)
+    is_child = years is not None and years < ADULT_YEARS
+    return Applicable(sexes=() if is_child else sexes, is_age_known=years is not None)
 
 
 def _age(born: str, seen: str) -> int | None:
     """Return whole years between two dates (YYYYMMDD); None: one of them is not known, or they are the wrong way."""
     if not born or not seen or seen < born:
         return None
-    birth, study = (date(int(day[:4]), int(day[4:6]), int(day[6:])) for day in (born, seen))
-    return study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
+    return int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:])

@@ -23,7 +23,7 @@ def test_even_attention_is_the_average_everywhere_and_shows_nothing() -> None:
 
     assert attention.octaves_Bthw == pytest.approx(0.0, abs=0.02)
     assert int(attention.heat_Bthw.max()) <= 2
-    assert attention.shares_Bt == pytest.approx(0.5)
+    assert attention.slices == ((0.5, 0.5), (0.5, 0.5)) or attention.slices == ((0.5, 0.5),)
 
 
 def test_a_cell_that_draws_four_times_the_average_is_two_octaves_hot() -> None:
@@ -59,20 +59,32 @@ def test_an_ensemble_s_attention_is_the_mean_of_its_members_rollouts(ensemble: E
     assert attention.octaves_Bthw[1] == pytest.approx(expected.numpy(), abs=0.02)
 
 
-def test_cells_of_another_grid_are_brought_to_the_first_one(
+def test_members_of_other_grids_have_one_vote_each_in_the_cells_of_the_first(
     ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = ensemble.spec
     clip = torch.rand(1, 3, spec.num_frames, spec.size, spec.size)
-    grids = iter([(2, 4, 4), (4, 8, 8), (2, 2, 2)])
+    first = ensemble._bundles[0].network.encoder.grid
+    corners = iter([(first, (0, 0, 0)), ((2, 4, 4), (1, 3, 3)), ((1, 1, 1), (0, 0, 0))])
 
-    def in_some_grid(encoder: object, clip_CTHW: torch.Tensor, *, row: None) -> torch.Tensor:
-        grid = next(grids)
-        return torch.full(grid, 1.0 / (grid[0] * grid[1] * grid[2]))
+    def one_corner(encoder: object, clip_CTHW: torch.Tensor, *, row: None) -> torch.Tensor:
+        grid, corner = next(corners)
+        shares = torch.zeros(grid)
+        shares[corner] = 1.0
+        return shares
 
-    monkeypatch.setattr("model.rollout.drawn", in_some_grid)
+    monkeypatch.setattr("model.rollout.drawn", one_corner)
 
-    assert ensemble.attention(clip, [Task.LVEF]).octaves_Bthw == pytest.approx(0.0, abs=0.02)
+    attention = ensemble.attention(clip, [Task.LVEF])
+
+    # A third of all in the first cell, a third in the last half and quarter of each side, a third everywhere.
+    assert sum(attention.slices[0]) == pytest.approx(1.0, abs=1e-3)
+    halves = sum(attention.slices[0][: first[0] // 2]), sum(attention.slices[0][first[0] // 2 :])
+    assert halves == pytest.approx((0.5, 0.5), abs=1e-3)
+    octaves = attention.octaves_Bthw[0]
+    assert octaves[0, 0, 0] == 4.0
+    assert octaves[-1, -1, -1] > octaves[-1, 0, 0]
+    assert octaves[0, -1, -1] == pytest.approx(np.log2(1 / 3), abs=0.05)
 
 
 def test_a_veil_leaves_the_picture_where_there_is_no_heat_and_hides_most_of_it_where_it_is_hottest() -> None:

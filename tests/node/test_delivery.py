@@ -12,8 +12,11 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset as read_dataset_of
@@ -44,7 +47,7 @@ from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals
 from tests.doubles.clock import ManualClock
 from tests.doubles.pacs import DOCUMENTS, Conduct, running_pacs
-from tests.node.report.samples import COLUMNS, ROWS, pictures
+from tests.node.report.samples import COLUMNS, ROWS, origin, pictures
 
 # pynetdicom 3.0.4 leaves a socket that did not connect to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
@@ -71,7 +74,8 @@ class Node:
         study_id = self.arrivals.send(study_uid)
         self.clock.pass_by(60)
         self.complete()
-        job = self.analyst.report(study_id, ["pacs"], [self._keep(one) for one in pictures(kinds)])
+        made = pictures(kinds, origin(study_uid=study_uid)) if kinds else []
+        job = self.analyst.report(study_id, ["pacs"], [self._keep(study_uid, one) for one in made])
         document = views.study_json(self.sessions, study_uid)
         report_uid = document["reports"][-1]["sop_instance_uid"]
         part10, dataset = make_report(UID(report_uid), text)
@@ -79,12 +83,12 @@ class Node:
         assert job.study_instance_uid == study_uid
         return dataset
 
-    def _keep(self, one: Picture) -> WrittenPicture:
+    def _keep(self, study_uid: UID, one: Picture) -> WrittenPicture:
         return WrittenPicture(
             kind=one.kind,
             sop_instance_uid=one.sop_instance_uid,
             sop_class_uid=one.sop_class_uid,
-            path=self.store.keep_picture(STUDY, one.sop_instance_uid, one.part10),
+            path=self.store.keep_picture(study_uid, one.sop_instance_uid, one.part10),
         )
 
     def complete(self) -> None:
@@ -358,8 +362,8 @@ def test_what_cannot_be_foreseen_ends_neither_the_thread_nor_the_delivery(node: 
             clock=node.clock,
         )
         with running(broken):
-            wait_until(lambda: node.delivery()[0] == "sending")
-            node.clock.pass_by(121)  # its lease
+            wait_until(lambda: node.delivery()[:2] == ("waiting", 1))
+            node.clock.pass_by(20)
             wait_until(lambda: node.delivery()[0] == "delivered")
 
     assert len(pacs.stored) == 1
@@ -394,6 +398,8 @@ def test_peers_that_are_owed_a_report_are_known_by_name(node: Node) -> None:
 
 # --- Pictures ---
 
+PICTURES = pictures(whence=origin(study_uid=STUDY))
+
 
 def test_pictures_arrive_byte_for_byte_before_their_report_over_one_association(node: Node) -> None:
     dataset = node.write_report(kinds=[*PictureKind])
@@ -401,7 +407,7 @@ def test_pictures_arrive_byte_for_byte_before_their_report_over_one_association(
         node.deliverer(pacs.port).deliver_due()
 
     assert pacs.classes == [*DOCUMENTS]
-    assert all(one.part10.endswith(sent) for one, sent in zip(pictures(), pacs.stored, strict=False))
+    assert all(one.part10.endswith(sent) for one, sent in zip(PICTURES, pacs.stored, strict=False))
     assert pacs.stored[-1] == dataset
     assert pacs.num_associations == 1
     assert node.state() == "delivered"
@@ -417,6 +423,17 @@ def test_a_peer_that_decodes_no_jpeg_gets_the_pixels(node: Node, syntax: str) ->
     assert (image.PhotometricInterpretation, len(image.PixelData)) == ("RGB", 3 * ROWS * COLUMNS * 3)
     assert [image.PixelData[place * ROWS * COLUMNS * 3] for place in range(3)] == [0, 60, 120]
     assert image.LossyImageCompression == "01"
+    assert image.SOPInstanceUID == PICTURES[0].sop_instance_uid
+    assert node.state() == "delivered"
+
+
+def test_plain_pixels_that_would_fill_the_memory_are_not_sent(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.write_report(kinds=[PictureKind.SALIENCY])
+    monkeypatch.setattr("dicom_node.senders.MAX_PLAIN_BYTES", 3 * ROWS * COLUMNS * 3 - 1)
+    with running_pacs(classes=DOCUMENTS) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert pacs.classes == [ComprehensiveSRStorage]
     assert node.state() == "delivered"
 
 
@@ -449,9 +466,9 @@ def test_a_refused_picture_costs_itself_alone(node: Node) -> None:
 
 
 @pytest.mark.parametrize("answer", [0xA700, 0x0110, Conduct.ABORT])
-def test_a_picture_that_keeps_failing_holds_its_report_up_three_times(node: Node, answer: int | Conduct) -> None:
-    node.write_report(kinds=[PictureKind.SALIENCY])
-    with running_pacs(answer, answer, answer, classes=DOCUMENTS) as pacs:
+def test_a_report_that_its_picture_held_up_three_times_goes_first(node: Node, answer: int | Conduct) -> None:
+    node.write_report(kinds=[PictureKind.SALIENCY, PictureKind.SUMMARY])
+    with running_pacs(answer, answer, answer, 0x0000, 0x0000, answer, classes=DOCUMENTS) as pacs:
         deliverer = node.deliverer(pacs.port)
         states = []
         for _ in range(4):
@@ -460,7 +477,70 @@ def test_a_picture_that_keeps_failing_holds_its_report_up_three_times(node: Node
             node.clock.pass_by(80)
 
     assert states == ["waiting", "waiting", "waiting", "delivered"]
-    assert pacs.classes == [ComprehensiveSRStorage]
+    assert pacs.classes == [ComprehensiveSRStorage, DOCUMENTS[0]]
+    history = views.study_json(node.sessions, STUDY)["history"]
+    (line,) = [one["detail"] for one in history if one["event"] == "report_delivered"]
+    assert line.count("without ") == line.count("without summary ") == 1
+
+
+def test_a_peer_that_was_ill_for_a_while_gets_the_pictures_too(node: Node) -> None:
+    node.write_report(kinds=[*PictureKind])
+    with running_pacs(*[0xA700] * 5, classes=DOCUMENTS) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        for _ in range(6):
+            deliverer.deliver_due()
+            node.clock.pass_by(900)
+
+    assert sorted(pacs.classes) == sorted(DOCUMENTS)
+    assert node.delivery()[0] == "delivered"
+
+
+def test_a_refusal_after_a_picture_failed_is_the_first_one(node: Node) -> None:
+    node.write_report(kinds=[PictureKind.SUMMARY])
+    with running_pacs(0xA700, 0x0000, 0xC000, classes=DOCUMENTS) as pacs:
+        deliverer = node.deliverer(pacs.port)
+        states = []
+        for _ in range(3):
+            deliverer.deliver_due()
+            states.append(node.delivery()[0])
+            node.clock.pass_by(80)
+
+    assert states == ["waiting", "waiting", "delivered"]
+
+
+@given(place=st.integers(132, 900), length=st.integers(1, 4), byte=st.integers(0, 255))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_picture_never_holds_up_its_report(node: Node, place: int, length: int, byte: int) -> None:
+    study_uid = UID(f"1.2.826.0.5.{uuid4().int}")
+    node.write_report(study_uid, kinds=[PictureKind.SALIENCY])
+    (report,) = views.study_json(node.sessions, study_uid)["reports"]
+    file = node.store.path(report["pictures"][0]["path"])
+    content = bytearray(file.read_bytes())
+    content[place : place + length] = bytes([byte]) * length
+    file.write_bytes(content)
+    with running_pacs(classes=DOCUMENTS, syntaxes=[ExplicitVRLittleEndian]) as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert node.delivery(study_uid) == ("delivered", 1, None)
+    assert pacs.classes[-1] == ComprehensiveSRStorage
+
+
+def test_a_mistake_of_ours_in_one_report_does_not_last_for_ever(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.write_report()
+    monkeypatch.setattr("dicom_node.senders._c_store", lambda *_: 1 / 0)
+    with running_pacs() as pacs:
+        deliverer = node.deliverer(pacs.port)
+        states = []
+        for hours in (1, 50):
+            with pytest.raises(ZeroDivisionError):
+                deliverer.deliver_due()
+            states.append(node.delivery()[0])
+            node.clock.pass_by(hours * 3600)
+        with pytest.raises(ZeroDivisionError):
+            deliverer.deliver_due()
+        states.append(node.delivery()[0])
+
+    assert states == ["waiting", "waiting", "dead"]
 
 
 def test_a_picture_whose_file_is_gone_costs_itself_alone(node: Node) -> None:

@@ -234,6 +234,41 @@ def test_a_report_whose_pictures_end_every_attempt_is_written_without_them_at_th
     assert shown(study, sessions)["reports"][0]["pictures"] == []
 
 
+def test_a_disk_that_has_room_for_the_report_alone_gets_the_report(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study, sessions, store, rung.append)
+    complete(sessions)
+    full = InstanceStore(store.path(""), min_free_bytes=store.free_bytes() + (1 << 40))
+
+    replace(analyst, report=ReportSection(), store=full).drain(study_id)
+
+    assert shown(study, sessions)["state"] == "delivering"
+    assert shown(study, sessions)["reports"][0]["pictures"] == []
+
+
+def test_a_gpu_that_is_full_costs_the_attention_and_no_number(
+    analyst: Analyst,
+    study: list[Dataset],
+    sessions: Sessions,
+    store: InstanceStore,
+    rung: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def out_of_memory(*_arguments: object, **_named: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("model.rollout.drawn", out_of_memory)
+    study_id = arrive(study, sessions, store, rung.append)
+    complete(sessions)
+
+    replace(analyst, report=ReportSection()).drain(study_id)
+
+    (report,) = shown(study, sessions)["reports"]
+    assert shown(study, sessions)["results"]
+    assert [one["kind"] for one in report["pictures"]] == ["summary", "summary_pdf"]
+
+
 def test_a_study_without_a_patient_id_fails_with_the_reason(
     analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
 ) -> None:

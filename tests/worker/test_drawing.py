@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +24,15 @@ from model.phantom.heart import Heart
 from model.tasks import View
 from tests.binaries import require_binary
 from tests.node.report.carts import LVEF, PERCENT, cart_report, number, section, write
+from tests.node.report.samples import EMPTY, MEASURED, patient
 from tests.system.validators import assert_valid_report
 from worker.compose import Composed, Material, Subject, compose
 from worker.engine import Engine, load_engine
-from worker.illustration import MAX_FRAMES, illustrate
+from worker.illustration import MAX_FRAMES, SIDES, Illustration, open_illustration
+from worker.lettering import printable, wrap
 from worker.loops import AnalysedLoop, analyse_files
 from worker.phantom_study import Shot, make_study
+from worker.summary import draw
 
 MONDAY, TUESDAY = (datetime(2026, 11, day, tzinfo=UTC) for day in (23, 24))
 SHOTS = (
@@ -172,11 +176,8 @@ def test_a_loop_that_cannot_be_read_again_costs_its_picture_alone(
 
 def test_the_page_says_what_the_report_says(whole: Composed, tmp_path: Path) -> None:
     (paper,) = of_kind(whole, PictureKind.SUMMARY_PDF)
-    file = tmp_path / "page.pdf"
-    file.write_bytes(document(paper).EncapsulatedDocument)
 
-    done = subprocess.run([require_binary("pdftotext"), "-layout", str(file), "-"], capture_output=True, check=True)
-    text = " ".join(done.stdout.decode().split())
+    text = words(document(paper).EncapsulatedDocument, tmp_path)
 
     for result in whole.prediction.results:
         if result.unit:
@@ -208,7 +209,7 @@ def warmth(picture_HWC: np.ndarray) -> np.ndarray:
     return picture_HWC[..., 0].astype(int) - picture_HWC[..., 2]
 
 
-def loop_file(folder: Path, num_frames: int = 40) -> Path:
+def loop_file(folder: Path, num_frames: int) -> Path:
     """Return the file of a grey loop."""
     (loop,) = make_study(
         Heart(edv_ml=120.0, esv_ml=50.0), seed=1, at=MONDAY, shots=(Shot(view=View.A4C, num_frames=num_frames),)
@@ -218,15 +219,20 @@ def loop_file(folder: Path, num_frames: int = 40) -> Path:
     return file
 
 
+def illustration(
+    folder: Path, attention: Attention, frames: tuple[int, ...] = (0, 39), num_frames: int = 40, **loop: Any
+) -> Illustration:
+    """Return the illustration of a loop that was looked at by a recipe of eight frames."""
+    spec = loop.pop("spec", ClipSpec(num_frames=8, size=32))
+    found = AnalysedLoop(outputs={}, frames=frames, **loop)
+    return open_illustration(loop_file(folder, num_frames), found, attention, spec)
+
+
 @pytest.mark.parametrize("row", range(4))
 @pytest.mark.parametrize("column", [0, 3])
 def test_the_heat_lies_over_its_cell(tmp_path: Path, row: int, column: int) -> None:
-    spec = ClipSpec(num_frames=8, size=32)
-    loop = AnalysedLoop(outputs={}, frames=(0, 39))
+    heat_HW = warmth(illustration(tmp_path, hot(1, row, column)).still())  # it lies in the second slice
 
-    drawn = illustrate(loop_file(tmp_path), loop, hot(1, row, column), spec, [])
-
-    heat_HW = warmth(drawn.still_HWC)  # the middle of the clip lies in its second slice
     height, width = heat_HW.shape
     y, x = np.unravel_index(int(np.convolve(heat_HW.ravel(), np.ones(9), "same").argmax()), heat_HW.shape)
     assert abs(y - (row + 0.5) * height / 4) < height / 6
@@ -234,7 +240,7 @@ def test_the_heat_lies_over_its_cell(tmp_path: Path, row: int, column: int) -> N
 
 
 def test_the_heat_lies_over_its_cell_of_the_sector_s_box_and_of_a_picture_that_was_fitted_in(tmp_path: Path) -> None:
-    # A box that stands out of the screen to the left, and that fills half the height of the clip.
+    # A box that stands out of the screen to the left, and that fills a part of the clip's height.
     sector = Sector(
         rows=480,
         columns=640,
@@ -243,35 +249,49 @@ def test_the_heat_lies_over_its_cell_of_the_sector_s_box_and_of_a_picture_that_w
         arc=None,
     )
     assert sector.box[1] < 0
-    loop = AnalysedLoop(outputs={}, frames=(0, 39), sector=sector)
     spec = ClipSpec(num_frames=8, size=32, crop="sector", resize="fit")
 
-    drawn = illustrate(loop_file(tmp_path), loop, hot(1, 1, 2), spec, [])
+    picture_HWC = illustration(tmp_path, hot(1, 1, 2), sector=sector, spec=spec).still()
 
-    heat_HW = warmth(drawn.still_HWC)
+    heat_HW = warmth(picture_HWC)
     y, x = np.unravel_index(int(heat_HW.argmax()), heat_HW.shape)
     top, left, height, width = sector.box
     # cell (1, 2) of 4 x 4: rows 8 to 16 and columns 16 to 24 of the clip, in which the box takes `rows` of 32
     rows = round(32 * height / width)
-    first = (32 - rows) // 2
-    middle = (top + (12 - first) * height / rows, left + 20 * width / 32)
-    seen = (max(top, 0), max(left, 0))
-    assert y + seen[0] == pytest.approx(middle[0], abs=height / 10)
-    assert x + seen[1] == pytest.approx(middle[1], abs=width / 10)
+    middle = (top + (12 - (32 - rows) // 2) * height / rows, left + 20 * width / 32)
+    scale = SIDES[0] / 201  # the part of the box that lies on the screen is 201 x 201 pixels, drawn larger
+    assert y / scale + max(top, 0) == pytest.approx(middle[0], abs=height / 10)
+    assert x / scale + max(left, 0) == pytest.approx(middle[1], abs=width / 10)
 
 
 def test_each_slice_of_time_has_its_own_heat(tmp_path: Path) -> None:
-    spec = ClipSpec(num_frames=8, size=32)
-    loop = AnalysedLoop(outputs={}, frames=(0, 39))
+    drawn = illustration(tmp_path, hot(0, 2, 2))
 
-    drawn = illustrate(loop_file(tmp_path), loop, hot(0, 2, 2), spec, [])
-
-    frames = [decoded(frame) for frame in drawn.cine.frames]
+    frames = [decoded(frame) for frame in drawn.cine([]).frames]
     warm = [int(warmth(frame).max()) > 60 for frame in frames]
     half = warm.index(False)
     assert warm == [True] * half + [False] * (40 - half)
     assert half == pytest.approx(22, abs=1)  # clip frames 0, 5, 11, 16, 22, ...: the second slice begins at 22
-    assert drawn.trace == pytest.approx((1.0, 0.0), abs=0.07)  # no cell is said to draw less than a 16th
+    assert drawn.trace == pytest.approx((1.0, 0.0), abs=1e-3)
+
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_a_frame_that_fills_several_slices_of_a_short_loop_shows_them_all(tmp_path: Path, time: int) -> None:
+    attention = hot(time, 2, 2)
+    spec = ClipSpec(num_frames=16, size=32)  # of 8 frames: 0, 0, 0, 1, 1, 2, 2, 3, 3, ...
+
+    drawn = illustration(
+        tmp_path, Attention(**{**fields(attention), "grid": GRID}), tuple(range(8)), num_frames=8, spec=spec
+    )
+
+    warm = [int(warmth(decoded(frame)).max()) > 60 for frame in drawn.cine([]).frames]
+    assert any(warm)
+    assert warm == sorted(warm, reverse=time == 0)
+
+
+def fields(attention: Attention) -> dict[str, Any]:
+    """Return what an attention is made of."""
+    return {name: getattr(attention, name) for name in ("grid", "cells", "slices")}
 
 
 def decoded(frame: bytes) -> np.ndarray:
@@ -281,23 +301,93 @@ def decoded(frame: bytes) -> np.ndarray:
 
 
 def test_a_long_loop_is_shown_in_steps_at_its_own_pace(tmp_path: Path) -> None:
-    spec = ClipSpec(num_frames=8, size=32)
     frames = MAX_FRAMES + 20
-    file = loop_file(tmp_path, num_frames=frames)
-    frame_time_ms = float(dcmread(file, stop_before_pixels=True).FrameTime)
+    drawn = illustration(tmp_path, hot(0, 0, 0), (0, frames - 1), num_frames=frames)
 
-    drawn = illustrate(file, AnalysedLoop(outputs={}, frames=(0, frames - 1)), hot(0, 0, 0), spec, [])
+    cine = drawn.cine([])
 
-    assert drawn.cine.source_frames == tuple(range(1, frames + 1, 2))
-    assert drawn.cine.frame_time_ms == pytest.approx(2 * frame_time_ms)
+    assert cine.source_frames == tuple(range(1, frames + 1, 2))
+    assert drawn.source.header.frame_time_ms is not None
+    assert cine.frame_time_ms == pytest.approx(2 * drawn.source.header.frame_time_ms)
 
 
 def test_the_words_under_the_picture_are_never_cut(tmp_path: Path) -> None:
-    spec = ClipSpec(num_frames=8, size=32)
-    file, loop = loop_file(tmp_path), AnalysedLoop(outputs={}, frames=(0, 7))
+    drawn = illustration(tmp_path, hot(0, 0, 0), (0, 7))
 
-    few = illustrate(file, loop, hot(0, 0, 0), spec, ["research"])
-    many = illustrate(file, loop, hot(0, 0, 0), spec, ["research " * 60, "x" * 400])
+    few, many = drawn.cine(["research"]), drawn.cine(["research " * 60, "x" * 400, "größer ≥ Иванова"])
 
-    assert many.cine.rows > few.cine.rows + 8 * 18
-    assert many.cine.columns == few.cine.columns
+    assert many.rows > few.rows + 9 * 18
+    assert many.columns == few.columns
+
+
+def test_letters_that_the_font_has_not_are_question_marks() -> None:
+    assert printable("größer ≥ Иванова Ω") == "größer ≥ Иванова Ω"
+    assert printable("山田") == "??"
+    assert wrap("  ", 100, 12) == []
+    assert "".join(wrap("x" * 400, 100, 12)) == "x" * 400
+
+
+# --- The page ---
+
+
+def words(pdf: bytes, folder: Path) -> str:
+    """Return what stands on a page, as a program that reads PDF finds it."""
+    file = folder / "page.pdf"
+    file.write_bytes(pdf)
+    done = subprocess.run([require_binary("pdftotext"), "-layout", str(file), "-"], capture_output=True, check=True)
+    return " ".join(done.stdout.decode().split())
+
+
+def test_a_statement_of_any_length_stands_whole_on_the_page(tmp_path: Path) -> None:
+    statement = f"{'TRAINED ON SYNTHETIC PHANTOMS ALONE AND ON NOTHING ELSE, ' * 4}NOT FOR PATIENTS UNDER 18"
+    findings = replace(MEASURED, algorithm=replace(MEASURED.algorithm, statement=statement))
+
+    assert statement in words(draw(findings, patient(PatientName="W" * 64), {}).pdf, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said", "unsaid"),
+    [
+        ({"PatientSex": "M", "PatientBirthDate": "19600102", "StudyDate": "20261124"}, "52-72 % men", "women"),
+        ({"PatientSex": "F", "PatientBirthDate": "20081125", "StudyDate": "20261124"}, "patient is a child", "54-74"),
+        (
+            {"PatientSex": "F", "PatientBirthDate": "20081124", "StudyDate": "20261124"},
+            "adult women",
+            "age is not known",
+        ),
+        ({"PatientSex": "F", "PatientBirthDate": "20150101"}, "The patient's age is not known", " men"),
+        ({"PatientSex": "O", "PatientBirthDate": "19600102", "StudyDate": "20261124"}, "adult men and women", "known"),
+    ],
+)
+def test_ranges_are_those_of_the_patient(tmp_path: Path, attributes: dict[str, str], said: str, unsaid: str) -> None:
+    text = words(draw(MEASURED, patient(**attributes), {}).pdf, tmp_path)
+
+    assert said in text
+    assert unsaid not in text
+
+
+def test_what_is_almost_nothing_or_almost_sure_is_not_said_to_be_so(tmp_path: Path) -> None:
+    lvef, reduced = (
+        replace(MEASURED.measurements[0], sd=0.2),
+        replace(MEASURED.evaluations[0], probabilities={"reduced": 0.001}),
+    )
+
+    text = words(draw(replace(MEASURED, measurements=(lvef,), evaluations=(reduced,)), patient(), {}).pdf, tmp_path)
+
+    assert "57 ± <1 %" in text
+    assert "probability over 99 %" in text
+
+
+def test_what_does_not_fit_on_the_page_is_said_to_be_elsewhere(tmp_path: Path) -> None:
+    notes = tuple(f"Note {number}: {'a long story ' * 20}" for number in range(20))
+
+    text = words(draw(replace(MEASURED, notes=notes), patient(), {}).pdf, tmp_path)
+
+    assert "the rest is in the Structured Report" in text
+
+
+def test_a_study_in_which_nothing_was_measured_has_a_page_with_the_reasons(tmp_path: Path) -> None:
+    text = words(draw(EMPTY, patient(), {}).pdf, tmp_path)
+
+    assert text.count("not measured") == 3
+    assert text.count("no apical loop was found") == 5

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
@@ -215,3 +215,38 @@ def test_every_real_header_gives_a_report(shared_data: Path) -> None:
         found.PatientID = found.PatientID or "P1"
         document = report(EMPTY, header=found)
         assert document.part10
+
+
+@pytest.mark.parametrize("day", ["19990229", "20230230", "20230431", "20231301", "00000101"])
+def test_a_day_that_no_calendar_has_is_none(day: str) -> None:
+    raw = Dataset()
+    raw.PatientID = "P1"
+    raw.add_new(0x00100030, "LO", day)
+    raw.add_new(0x00080020, "LO", day)
+
+    clean = sanitise(raw).attributes
+
+    assert (clean.PatientBirthDate, clean.StudyDate) == ("", "")
+    assert sanitise(with_birth_date("20000229")).attributes.PatientBirthDate == "20000229"
+    assert report(EMPTY, header=clean).part10
+
+
+def with_birth_date(day: str) -> Dataset:
+    """Return a header that says when the patient was born."""
+    raw = Dataset()
+    raw.PatientBirthDate = day
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("sent", "time", "kept"), [("+0530", "083405", "+0530"), ("-0800", "190405", "-0800"), ("UTC+1", "030405", "+0000")]
+)
+def test_content_times_are_in_the_time_zone_of_the_study(sent: str, time: str, kept: str) -> None:
+    raw = Dataset()
+    raw.PatientID = "P1"
+    raw.add_new(0x00080201, "SH", sent)
+
+    written = dcmread(io.BytesIO(report(EMPTY, header=sanitise(raw).attributes).part10))
+
+    assert written.TimezoneOffsetFromUTC == kept
+    assert written.ContentTime.startswith(time)

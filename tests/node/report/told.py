@@ -309,7 +309,7 @@ def _not_analysed(one: RefusedInstance) -> str:
 def _conclusion(findings: Findings) -> str:
     said = [
         f"{one.task.value.upper()} {one.value:.0f} {'%' if one.task == 'lvef' else 'mL'}"
-        + ("" if one.sd is None else f" (+/- {one.sd:.0f})")
+        + ("" if one.sd is None else f" (+/- {one.sd:.0f})" if one.sd >= 0.5 else " (+/- <1)")
         for one in findings.measurements
     ]
     said += [f"{_meaning(NAMES[one.task])}: {_meaning(ANSWERS[one.value])}" for one in findings.evaluations]
