@@ -88,6 +88,17 @@ def test_conformance_says_who_the_node_is() -> None:
     assert f"of {MIN_FRAMES} frames or more" in _conformance()
 
 
+def test_every_fault_of_the_page_on_reliability_names_tests_that_exist() -> None:
+    """No row without a test; a test that is renamed or moved takes its rows along."""
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| fault |")]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page)
+
+    assert [row for row in rows if "::test_" not in row] == []
+    assert page.count("::") == len(named) > 0
+    assert [f"{path}::{name}" for path, name in named if f"\ndef {name}(" not in (ROOT / path).read_text()] == []
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_document_s_links_lead_somewhere(path: Path) -> None:
     """Links into the repository, seen from the document."""
