@@ -1,9 +1,10 @@
 """Structured logs: one JSON line an event, without patient data."""
 
+import contextlib
 import logging
 import sys
 import warnings
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 
@@ -24,15 +25,34 @@ def configure_logs(*, level: str = "INFO", json: bool = True, stream: TextIO | N
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(stream or sys.stderr))),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, stream=stream or sys.stderr, force=True)
+    logging.raiseExceptions = False
     # Below ERROR, and in their warnings, these libraries quote what is odd: a name, a birth date (PS3.15 E).
     # pydicom sets its own level when it is imported, so the handler is what must refuse.
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_values)
     warnings.simplefilter("ignore", UserWarning)
+
+
+class _Unfailing:
+    """A stream whose disk may be full: a line that cannot be written is lost, and stops nobody's work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        """Hand on what can be handed on."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _without_values(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ the patient.
 import email.utils
 import io
 import socket
+import struct
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -41,6 +42,7 @@ Send = Callable[[Path], None]
 UnreadableReport."""
 
 _TIMEOUT = timedelta(seconds=30)
+_STALL = timedelta(seconds=30)  # without a byte taken
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _LONGEST_RETRY_AFTER = timedelta(hours=1)
 _SLOWEST_LINE = 100_000  # bytes a second: a picture has so much longer than a report
@@ -161,7 +163,7 @@ def associate(calling_ae: str, peer: Peer, classes: Mapping[str, Sequence[str]])
         for syntax in syntaxes:
             ae.add_requested_context(uid, syntax)
     association = ae.associate(
-        peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)]
+        peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=[(evt.EVT_CONN_OPEN, _prepare_socket)]
     )
     if association.is_established:
         return association
@@ -174,11 +176,14 @@ def associate(calling_ae: str, peer: Peer, classes: Mapping[str, Sequence[str]])
     raise Transient(f"no association with {peer.host}:{peer.port} (refused, aborted or no answer)")
 
 
-def _send_at_once(event: evt.Event) -> None:
-    # Nagle's algorithm and delayed acknowledgements would cost 40 ms for each small message.
+def _prepare_socket(event: evt.Event) -> None:
     wrapped = event.assoc.dul.socket
     if wrapped is not None and wrapped.socket is not None:
+        # Nagle's algorithm and delayed acknowledgements would cost 40 ms for each small message.
         wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A peer that stops reading in the middle of a picture would hold pynetdicom's thread, which has no time-out of
+        # its own for sending, and with it every report to that peer.
+        wrapped.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _STALL.seconds, 0))
 
 
 def _in_some_class(path: Path, classes: Sequence[str], send_one: Callable[[Path | Dataset], None]) -> None:

@@ -3,6 +3,7 @@
 import random
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.filereader import read_dataset as read_dataset_of
 from pydicom.uid import (
     ComprehensiveSRStorage,
@@ -564,6 +566,44 @@ def test_a_peer_that_is_down_gets_the_pictures_when_it_is_back(node: Node) -> No
         node.deliverer(pacs.port).deliver_due()
 
     assert pacs.classes == [*DOCUMENTS]
+
+
+FREEZES = """
+import os, signal, sys
+from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ASSOCIATE_AC
+ae = AE(ae_title="PACS")
+for uid in sys.argv[1:]:
+    ae.add_supported_context(uid, ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1"])
+def accepted(event):
+    if isinstance(event.pdu, A_ASSOCIATE_AC):
+        os.kill(os.getpid(), signal.SIGSTOP)
+server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_PDU_SENT, accepted)])
+print(server.server_address[1], flush=True)
+signal.pause()
+"""
+
+
+def test_a_peer_that_stops_reading_in_a_picture_is_left(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.senders._STALL", timedelta(seconds=1))
+    node.write_report(kinds=[PictureKind.SALIENCY])
+    (report,) = views.study_json(node.sessions, STUDY)["reports"]
+    picture = dcmread(node.store.path(report["pictures"][0]["path"]))
+    picture.PixelData = encapsulate([bytes(30 << 20)])  # more than the buffers of both sockets hold
+    picture.save_as(node.store.path(report["pictures"][0]["path"]))
+    command = [sys.executable, "-c", FREEZES, *DOCUMENTS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as peer:
+        assert peer.stdout is not None
+        deliverer = node.deliverer(int(peer.stdout.readline()))
+        thread = threading.Thread(target=deliverer.deliver_due)
+        thread.start()
+        thread.join(60)
+        is_free = not thread.is_alive()
+        peer.kill()
+    thread.join(60)
+
+    assert is_free
+    assert node.delivery()[:2] == ("waiting", 1)
 
 
 # --- Classes of the report ---

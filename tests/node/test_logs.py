@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 ODD = """
 from dicom_node.logs import configure_logs
@@ -32,3 +33,26 @@ def test_an_event_is_one_line_of_json_with_its_fields() -> None:
     (line,) = done.stderr.splitlines()
     assert '"event": "instance_kept"' in line
     assert '"study": 17' in line
+
+
+FULL = """
+import logging
+import structlog
+from dicom_node.logs import configure_logs
+configure_logs()
+log = structlog.get_logger()
+log.info("study_completed", study=1)
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("tick_failed")
+logging.getLogger("pynetdicom").error("an error")
+print("done", flush=True)
+"""
+
+
+def test_a_log_on_a_full_disk_stops_nobody() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", FULL], stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+
+    assert done.stdout == "done\n"
