@@ -4,7 +4,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,7 +14,7 @@ from dicom_node.clock import utc_now
 from dicom_node.delivery import Deliverer
 from dicom_node.dispatch import Bell
 from dicom_node.errors import StoreError
-from dicom_node.ledger import outbox
+from dicom_node.ledger import future, outbox
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.logs import configure_logs
 from dicom_node.processes import EndSignal, die_with_parent
@@ -30,6 +30,8 @@ TICK = timedelta(seconds=0.1)
 """How often the clock looks for studies that time has moved on."""
 
 PURGE_EVERY = timedelta(hours=1)
+
+_SET_BACK = timedelta(seconds=1)  # what is less is the machine keeping its clock right
 
 
 def run_clockwork(settings: Settings, node_port: int, web_listening: socket.socket) -> None:
@@ -86,8 +88,14 @@ def _deliverer(
 
 
 def _tick(sessions: Sessions, settings: Settings, bell: Bell, stop: threading.Event) -> None:
+    last: datetime | None = None
     while not stop.wait(TICK.total_seconds()):
         try:
+            now = utc_now()
+            # At the start, and whenever the clock was set back.
+            if (last is None or now < last - _SET_BACK) and (number := future.bring_back(sessions, now)):
+                log.warning("clock_was_ahead", rows=number)
+            last = now
             for study_id in completion.tick(sessions, utc_now, settings.study.quiet):
                 bell.ring(study_id)
         except SQLAlchemyError as error:

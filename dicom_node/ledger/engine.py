@@ -194,6 +194,11 @@ def _postgresql_engine(url: URL) -> Engine:
             "connect_timeout": _LOCK_SECONDS,
             "options": f"-c lock_timeout={_LOCK_SECONDS}s -c timezone=UTC",
             "application_name": "echo-ai-node",
+            # A server that vanished without a word: not noticed for hours otherwise.
+            "keepalives_idle": _LOCK_SECONDS,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 2000 * _LOCK_SECONDS,
         },
     )
 
