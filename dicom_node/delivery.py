@@ -18,7 +18,8 @@ from dicom_node.clock import Clock
 from dicom_node.errors import DeliveryError, Refused, Transient, UnreadableReport
 from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions
-from dicom_node.ledger.outbox import DueDelivery, DuePicture
+from dicom_node.ledger.outbox import DueDelivery
+from dicom_node.ledger.reports import WrittenPicture
 from dicom_node.senders import Send, Sender, patience
 from dicom_node.settings import Peer
 from dicom_node.store import InstanceStore
@@ -113,8 +114,7 @@ class Deliverer:
         is_held_up = self.held_up[item.delivery_id] >= PICTURE_ATTEMPTS
         try:
             without = [] if is_held_up else self._send_pictures(item, send)
-            self._renew(item, item.path)
-            send(self.store.path(item.path))
+            self._send(item, item.path, send)
         except Transient as error:
             self._failed(item, error)
             raise _AssociationLost from error
@@ -141,8 +141,7 @@ class Deliverer:
         without = []
         for picture in item.pictures:
             try:
-                self._renew(item, picture.path)
-                send(self.store.path(picture.path))
+                self._send(item, picture.path, send)
             except Transient:
                 self.held_up[item.delivery_id] += 1
                 raise
@@ -158,26 +157,27 @@ class Deliverer:
             try:
                 if lost is not None:
                     raise lost
-                self._renew(item, picture.path)
-                send(self.store.path(picture.path))
+                self._send(item, picture.path, send)
             except DeliveryError as error:
                 lost = error if isinstance(error, Transient) else lost
                 without.append(self._without(item, picture, error))
         return without, lost is not None
 
-    def _without(self, item: DueDelivery, picture: DuePicture, error: DeliveryError) -> str:
+    def _without(self, item: DueDelivery, picture: WrittenPicture, error: DeliveryError) -> str:
         log.warning("picture_not_delivered", peer=self.peer.name, report=item.sop_instance_uid,
                     picture=picture.sop_instance_uid, reason=str(error))  # fmt: skip
         return f"without {picture.kind} {picture.sop_instance_uid}: {error}"
 
-    def _renew(self, item: DueDelivery, path: str) -> None:
-        """Prolong the lease for as long as sending the file may take.
+    def _send(self, item: DueDelivery, relative: str, send: Send) -> None:
+        """Prolong the lease for as long as sending the file may take, and send it.
 
         Raises:
-            Transient: the lease is lost; whoever has it now sends the rest.
+            Transient: the lease is lost, and whoever has it now sends the rest; or as `send`.
         """
-        if not outbox.renew(self.sessions, item, _LEASE + patience(self.store.path(path)), self.clock):
+        path = self.store.path(relative)
+        if not outbox.renew(self.sessions, item, _LEASE + patience(path), self.clock):
             raise Transient("the lease was lost")
+        send(path)
 
     def _forget(self, item: DueDelivery) -> None:
         self.held_up.pop(item.delivery_id, None)

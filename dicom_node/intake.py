@@ -200,13 +200,12 @@ def _known(session: Session, received: Received, digest: str) -> _Known | None:
 def _own(session: Session, received: Received) -> int | None:
     """Return the study of a report that this node wrote, or of a picture of one: PACS send on what they get."""
     sop_uid = received.sop_instance_uid
-    report = session.scalar(select(Report.study_id).where(Report.sop_instance_uid == sop_uid))
-    if report is not None:
-        return report
+    reports = select(Report.study_id).where(Report.sop_instance_uid == sop_uid)
     pictures = select(Report.study_id).join(Picture, Picture.report_id == Report.id)
-    picture = session.scalar(pictures.where(Picture.sop_instance_uid == sop_uid))
-    if picture is not None or received.sop_class_uid not in SR_CLASSES.values():
-        return picture
+    # One question: it is asked for every instance that arrives.
+    own = session.scalar(reports.union_all(pictures.where(Picture.sop_instance_uid == sop_uid)))
+    if own is not None or received.sop_class_uid not in SR_CLASSES.values():
+        return own
     # A report that went out in another class has another UID.
     written = select(Report.sop_instance_uid, Report.study_id).join(Study, Study.id == Report.study_id)
     for stored, study_id in session.execute(written.where(Study.study_instance_uid == received.study_uid)):

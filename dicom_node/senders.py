@@ -191,14 +191,14 @@ def _in_some_class(path: Path, classes: Sequence[str], send_one: Callable[[Path 
     if _meta(path).MediaStorageSOPClassUID != WRITTEN_AS:
         send_one(path)
         return
-    for one in classes[:-1]:
+    for number, one in enumerate(classes, start=1):
         try:
             send_one(path if one == WRITTEN_AS else in_class(_read(path), one))
         except ClassRefused:
-            continue
-        return
-    last = classes[-1]
-    send_one(path if last == WRITTEN_AS else in_class(_read(path), last))
+            if number == len(classes):
+                raise
+        else:
+            return
 
 
 def _c_store(association: Association, document: Path | Dataset) -> None:

@@ -47,7 +47,8 @@ def draw_pictures(
     if not kinds:
         return ()
     numbered = enumerate(in_order(findings.loops), start=1)
-    carriers = [(number, one) for number, one in numbered if one.sop_instance_uid in findings.carriers]
+    counted = findings.carriers
+    carriers = [(number, one) for number, one in numbered if one.sop_instance_uid in counted]
     shown: dict[str, Shown] = {}
     pictures: list[Picture] = []
     for number, one in carriers:

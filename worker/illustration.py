@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,12 @@ class Illustration:
         header, seen = self.source.header, self.loop.frames
         step = -(-(seen[-1] - seen[0] + 1) // MAX_FRAMES)
         shown = range(seen[0], seen[-1] + 1, step)
-        (first_HWC,) = self._drawn([shown[0]])
         looked = f"{len(seen)} of {len(shown)} frames were looked at: the others carry the heat of the one before."
         more = [] if len(seen) >= len(shown) else [looked]
-        below_HWC = caption([*lines, *more], first_HWC.shape[1])
+        below = cache(partial(caption, [*lines, *more]))  # by its width: that of the pictures
 
         def encoded(group: Sequence[int]) -> list[bytes]:
-            return [encode(np.concatenate([picture_HWC, below_HWC])) for picture_HWC in self._drawn(group)]
+            return [encode(np.concatenate([one_HWC, below(one_HWC.shape[1])])) for one_HWC in self._drawn(group)]
 
         frame_bytes = 3 * (header.rows or 1) * (header.columns or 1)
         size = max(_GROUP[0], _GROUP[1] // frame_bytes)
@@ -93,10 +93,11 @@ class Illustration:
         # Decoding, drawing and encoding all run outside of the interpreter's lock.
         with ThreadPoolExecutor(max(min(_MEMORY // (size * frame_bytes), _THREADS), 1), "draw") as pool:
             frames = tuple(frame for group in pool.map(encoded, groups) for frame in group)
+        rows, columns = simplejpeg.decode_jpeg_header(frames[0])[:2]
         return Cine(
             frames=frames,
-            rows=first_HWC.shape[0] + below_HWC.shape[0],
-            columns=first_HWC.shape[1],
+            rows=rows,
+            columns=columns,
             frame_time_ms=None if header.frame_time_ms is None else step * header.frame_time_ms,
             source_frames=tuple(index + 1 for index in shown),
         )

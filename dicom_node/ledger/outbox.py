@@ -1,6 +1,5 @@
 """The outbox: the promise to deliver each report to each of its peers, kept until a peer has answered."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,19 +12,10 @@ from dicom_node.clock import Clock
 from dicom_node.ledger import studies
 from dicom_node.ledger.claims import make_token
 from dicom_node.ledger.engine import Sessions, reading
-from dicom_node.ledger.schema import Delivery, DeliveryState, Picture, Report, Study, StudyState
+from dicom_node.ledger.reports import WrittenPicture, pictures_of
+from dicom_node.ledger.schema import Delivery, DeliveryState, Report, Study, StudyState
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DuePicture:
-    """A picture that goes out before its report."""
-
-    kind: str
-    sop_instance_uid: str
-    path: str
-    """Relative to data_dir."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +36,7 @@ class DueDelivery:
     """1 at the first."""
     created_at: datetime
     """When the promise was given, or renewed by a retry."""
-    pictures: tuple[DuePicture, ...]
+    pictures: tuple[WrittenPicture, ...]
     """What goes out before it, in this order."""
 
 
@@ -91,12 +81,7 @@ def due(sessions: Sessions, peer: str, *, limit: int, lease: timedelta, clock: C
             .where(Delivery.id.in_(ids))
             .order_by(Delivery.id)
         ).all()
-        pictures: dict[int, list[DuePicture]] = defaultdict(list)
-        reports = [report.id for _, report, _ in rows]
-        for one in session.scalars(select(Picture).where(Picture.report_id.in_(reports)).order_by(Picture.id)):
-            pictures[one.report_id].append(
-                DuePicture(kind=one.kind, sop_instance_uid=one.sop_instance_uid, path=one.path)
-            )
+        pictures = pictures_of(session, [report.id for _, report, _ in rows])
         return [
             DueDelivery(
                 delivery_id=delivery.id,

@@ -1,6 +1,6 @@
 """Reports: one worker takes the right to write the report of a complete study, and records it with its deliveries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -188,6 +188,18 @@ def finish_report(
                 Delivery(report_id=row.id, peer=peer, state=DeliveryState.WAITING, next_attempt_at=now, created_at=now)
             )
     return True
+
+
+def pictures_of(session: Session, report_ids: Sequence[int]) -> Mapping[int, Sequence[WrittenPicture]]:
+    """Return the pictures of each of these reports, in the order in which they go out; of one without, none."""
+    pictures: dict[int, list[WrittenPicture]] = {report_id: [] for report_id in report_ids}
+    for one in session.scalars(select(Picture).where(Picture.report_id.in_(report_ids)).order_by(Picture.id)):
+        pictures[one.report_id].append(
+            WrittenPicture(
+                kind=one.kind, sop_instance_uid=one.sop_instance_uid, sop_class_uid=one.sop_class_uid, path=one.path
+            )
+        )
+    return pictures
 
 
 def fail_report(sessions: Sessions, job: ReportJob, reason: str, clock: Clock) -> bool:

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import UnknownStudy
 from dicom_node.identity import UID
 from dicom_node.ledger.engine import Sessions, reading
-from dicom_node.ledger.schema import Delivery, History, Instance, InstanceState, Picture, Report, Study, StudyState
+from dicom_node.ledger.reports import WrittenPicture, pictures_of
+from dicom_node.ledger.schema import Delivery, History, Instance, InstanceState, Report, Study, StudyState
 
 Row = TypeVar("Row", Instance, Report, History)
 
@@ -146,14 +147,7 @@ def _documents(session: Session, found: Sequence[Study], data_dir: Path | None) 
         .order_by(Delivery.id)
     ):
         deliveries[study_id].append((delivery, report_uid))
-    pictures: dict[int, list[Picture]] = defaultdict(list)
-    for picture in session.scalars(
-        select(Picture)
-        .join(Report, Report.id == Picture.report_id)
-        .where(Report.study_id.in_(ids))
-        .order_by(Picture.id)
-    ):
-        pictures[picture.report_id].append(picture)
+    pictures = pictures_of(session, [one.id for own in reports.values() for one in own])
     return [
         _document(
             study,
@@ -221,7 +215,7 @@ def _document(
     }
 
 
-def _report(report: Report, pictures: Sequence[Picture], data_dir: Path | None) -> ReportJson:
+def _report(report: Report, pictures: Sequence[WrittenPicture], data_dir: Path | None) -> ReportJson:
     return {
         "sop_instance_uid": report.sop_instance_uid,
         "path": _path(report.path, data_dir),

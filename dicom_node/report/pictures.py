@@ -7,7 +7,6 @@ They are drawn by whoever has the pixels; here they become DICOM.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -90,7 +89,7 @@ def saliency(origin: Origin, loop: LoopFinding, number: int, cine: Cine) -> Pict
     )
     source = _reference(loop)
     source.ReferencedFrameNumber = list(cine.source_frames)
-    source.PurposeOfReferenceCodeSequence = [_item(concepts.PROCESSED_IMAGE)]
+    source.PurposeOfReferenceCodeSequence = [Dataset(concepts.PROCESSED_IMAGE)]
     image.SourceImageSequence = [source]
     return _finished(origin, PictureKind.SALIENCY, image, JPEGBaseline8Bit, loop.sop_instance_uid)
 
@@ -125,7 +124,7 @@ def summary_pdf(origin: Origin, page: Page, loops: Sequence[LoopFinding]) -> Pic
     document.AcquisitionDateTime = None
     document.BurnedInAnnotation = "YES"
     document.DocumentTitle = concepts.SUMMARY.meaning
-    document.ConceptNameCodeSequence = [_item(concepts.IMAGING_REPORT)]
+    document.ConceptNameCodeSequence = [Dataset(concepts.IMAGING_REPORT)]
     document.VerificationFlag = "UNVERIFIED"
     if loops:
         document.SourceInstanceSequence = [_reference(one) for one in loops]
@@ -172,13 +171,6 @@ def _reference(loop: LoopFinding) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = loop.sop_class_uid
     item.ReferencedSOPInstanceUID = loop.sop_instance_uid
-    return item
-
-
-def _item(concept: CodedConcept) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator = concept.value, concept.scheme_designator
-    item.CodeMeaning = concept.meaning
     return item
 
 

@@ -20,10 +20,6 @@ class Range:
     low: float
     high: float
 
-    def holds(self, value: float) -> bool:
-        """Return whether a value lies inside."""
-        return self.low <= value <= self.high
-
 
 NORMAL = MappingProxyType(
     {

@@ -18,7 +18,7 @@ from tests.peers import PostgresServer, running_postgres
 from tests.system.nodes import Node, configured, running, running_redis, running_worker, wait_until
 from tests.system.orthanc import Orthanc, running_orthanc
 from tests.system.studies import REAL_STUDY, part10, phantom_study, real_study
-from tests.system.validators import assert_valid_report
+from tests.system.validators import assert_valid_report, referenced
 from worker.phantom_study import Shot
 
 pytestmark = pytest.mark.timeout(600)
@@ -105,12 +105,6 @@ def test_a_real_study_sent_by_orthanc_is_reported_to_orthanc_with_a_reason_for_e
     assert_valid_report(report)
 
 
-def referred_to(item: Dataset) -> set[str]:
-    """Return the SOP Instance UIDs that a tree of content items refers to."""
-    own = {str(one.ReferencedSOPInstanceUID) for one in item.get("ReferencedSOPSequence", ())}
-    return own.union(*(referred_to(child) for child in item.get("ContentSequence", ())))
-
-
 def test_all_that_a_report_refers_to_is_in_the_pacs_and_opens_no_revision_when_it_comes_back(tmp_path: Path) -> None:
     study = phantom_study(seed=3, shots=(Shot(view=View.A4C, num_frames=40), Shot(view=View.PLAX, num_frames=40)))
     study_uid = study[0].StudyInstanceUID
@@ -127,7 +121,7 @@ def test_all_that_a_report_refers_to_is_in_the_pacs_and_opens_no_revision_when_i
 
     pictures = {one["sop_instance_uid"] for one in kept["reports"][0]["pictures"]}
     assert len(pictures) == 3
-    assert pictures | {one.SOPInstanceUID for one in study} <= referred_to(report) <= everything.keys()
+    assert pictures | {one.SOPInstanceUID for one in study} <= referenced(report) <= everything.keys()
     assert answer["FailedInstancesCount"] == 0
     assert (after["state"], after["revision"], after["instances"]) == ("delivered", 1, len(study))
 

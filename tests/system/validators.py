@@ -79,12 +79,13 @@ def _highdicom(file: str) -> list[str]:
     groups = report.content.get_image_measurement_groups()
     assert len({group.tracking_uid for group in groups}) == len(groups) >= 2
     evidence = {instance for _, _, instance, *_ in report.get_evidence()}
-    return [f"highdicom: {uid} is no evidence" for uid in sorted(_referenced(report) - evidence)]
+    return [f"highdicom: {uid} is no evidence" for uid in sorted(referenced(report) - evidence)]
 
 
-def _referenced(item: Dataset) -> set[str]:
+def referenced(item: Dataset) -> set[str]:
+    """Return the SOP Instance UIDs that a tree of content items refers to."""
     own = {str(one.ReferencedSOPInstanceUID) for one in item.get("ReferencedSOPSequence", ())}
-    return own.union(*(_referenced(child) for child in item.get("ContentSequence", ())))
+    return own.union(*(referenced(child) for child in item.get("ContentSequence", ())))
 
 
 def _pixelmed(file: str) -> list[str]:

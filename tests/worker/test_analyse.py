@@ -27,6 +27,7 @@ from dicom_node.wire import walk
 from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
+from tests.system.validators import referenced
 from worker.analyse import Analyst
 from worker.engine import CurrentEngine, Engine, load_engine
 from worker.errors import NoEnsemble
@@ -196,16 +197,7 @@ def test_pictures_are_kept_before_the_report_and_the_ledger_names_them_in_their_
     assert [one["kind"] for one in report["pictures"]] == ["saliency", "summary", "summary_pdf"]
     for one in report["pictures"]:
         assert dcmread(store.path(one["path"])).SOPInstanceUID == one["sop_instance_uid"]
-    named = {str(one) for one in every_reference(dcmread(store.path(report["path"])))}
-    assert {one["sop_instance_uid"] for one in report["pictures"]} <= named
-
-
-def every_reference(item: Dataset) -> Iterator[str]:
-    """Yield every SOP Instance UID that a tree refers to."""
-    for reference in item.get("ReferencedSOPSequence", ()):
-        yield reference.ReferencedSOPInstanceUID
-    for child in item.get("ContentSequence", ()):
-        yield from every_reference(child)
+    assert {one["sop_instance_uid"] for one in report["pictures"]} <= referenced(dcmread(store.path(report["path"])))
 
 
 def test_a_report_whose_pictures_end_every_attempt_is_written_without_them_at_the_last(

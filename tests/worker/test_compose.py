@@ -15,6 +15,7 @@ from dicom_node.settings import Report as ReportSection
 from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
+from tests.doubles.subjects import looked_at, material_of
 from tests.node.report.carts import (
     BIPLANE,
     CART_REPORT,
@@ -34,9 +35,9 @@ from tests.node.report.carts import (
 )
 from tests.system.validators import assert_valid_report
 from worker import offline
-from worker.compose import Composed, Material, Subject, compose
+from worker.compose import Composed, Subject, compose
 from worker.engine import Engine, load_engine
-from worker.loops import RefusedLoop, analyse_files
+from worker.loops import RefusedLoop
 from worker.phantom_study import Shot, make_study
 
 MOMENT = datetime(2026, 11, 24, tzinfo=UTC)
@@ -75,29 +76,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def subjects(folder: Path, engine: Engine) -> tuple[Subject, ...]:
     """The instances of the study with the verdict on each."""
-    files = sorted(folder.iterdir())
-    headers = [dcmread(file, stop_before_pixels=True) for file in files]
-    return tuple(
-        Subject(
-            sop_instance_uid=header.SOPInstanceUID,
-            sop_class_uid=header.SOPClassUID,
-            series_instance_uid=header.SeriesInstanceUID,
-            path=file,
-            verdict=verdict,
-        )
-        for file, header, verdict in zip(files, headers, analyse_files(files, engine), strict=True)
-    )
+    return looked_at(folder, engine)
 
 
 def composed(subjects: Sequence[Subject], engine: Engine) -> Composed:
     """Return the report of these instances."""
-    material = Material(
-        study_instance_uid=dcmread(subjects[0].path, stop_before_pixels=True).StudyInstanceUID,
-        revision=1,
-        predecessor=None,
-        subjects=tuple(subjects),
-    )
-    return compose(material, engine, MOMENT, ReportSection().without_pictures)
+    return compose(material_of(tuple(subjects)), engine, MOMENT, ReportSection().without_pictures)
 
 
 def document(one: Composed) -> Dataset:

@@ -23,14 +23,15 @@ from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
 from tests.binaries import require_binary
+from tests.doubles.subjects import looked_at, material_of
 from tests.node.report.carts import LVEF, PERCENT, cart_report, number, section, write
 from tests.node.report.samples import EMPTY, MEASURED, patient
 from tests.system.validators import assert_valid_report
-from worker.compose import Composed, Material, Subject, compose
+from worker.compose import Composed, Subject, compose
 from worker.engine import Engine, load_engine
 from worker.illustration import MAX_FRAMES, SIDES, Illustration, open_illustration
 from worker.lettering import printable, wrap
-from worker.loops import AnalysedLoop, analyse_files
+from worker.loops import AnalysedLoop
 from worker.phantom_study import Shot, make_study
 from worker.summary import draw
 
@@ -65,18 +66,7 @@ def subjects(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> tuple[
         },
     )
     write(folder / "cart.dcm", cart)
-    files = sorted(folder.iterdir())
-    headers = [dcmread(file, stop_before_pixels=True) for file in files]
-    return tuple(
-        Subject(
-            sop_instance_uid=header.SOPInstanceUID,
-            sop_class_uid=header.SOPClassUID,
-            series_instance_uid=header.SeriesInstanceUID,
-            path=file,
-            verdict=verdict,
-        )
-        for file, header, verdict in zip(files, headers, analyse_files(files, engine, with_attention=True), strict=True)
-    )
+    return looked_at(folder, engine, with_attention=True)
 
 
 def composed(
@@ -86,9 +76,8 @@ def composed(
     at: datetime = MONDAY,
 ) -> Composed:
     """Return the report of these instances with these pictures."""
-    study_uid = dcmread(subjects[0].path, stop_before_pixels=True).StudyInstanceUID
-    material = Material(study_instance_uid=study_uid, revision=1, predecessor=None, subjects=tuple(subjects))
-    return compose(material, engine, at, ReportSection(**{kind.value: kind in kinds for kind in PictureKind}))
+    section = ReportSection(**{kind.value: kind in kinds for kind in PictureKind})
+    return compose(material_of(tuple(subjects)), engine, at, section)
 
 
 @pytest.fixture(scope="module")
