@@ -6,7 +6,7 @@ The fence is the token of the claim: whoever does not hold it any more changes n
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import exists, select, update
@@ -135,7 +135,7 @@ def renew(sessions: Sessions, token: str, lease: timedelta, clock: Clock) -> int
 def finish(sessions: Sessions, claimed: Claimed, ensemble_digest: str, outcome: Outcome, clock: Clock) -> bool:
     """Record the answer on a claimed instance; return False, and change nothing, if the lease went to another.
 
-    A result that this ensemble gave before stays as it was.
+    It takes the place of what this ensemble said of the instance before.
     """
     if isinstance(outcome, Analysed):
         answer: dict[str, object] = {"state": InstanceState.ANALYSED, "reason_code": None, "reason": None}
@@ -162,12 +162,28 @@ def finish(sessions: Sessions, claimed: Claimed, ensemble_digest: str, outcome: 
                 "outputs": outcome.outputs,
                 "created_at": clock(),
             }
-            insert_or_ignore(session, Result, row)
+            if insert_or_ignore(session, Result, row) is None:
+                session.execute(
+                    update(Result)
+                    .where(Result.instance_id == claimed.instance_id, Result.ensemble_digest == ensemble_digest)
+                    .values(outputs=outcome.outputs, created_at=row["created_at"])
+                    .execution_options(synchronize_session=False)
+                )
     return True
 
 
-def release(sessions: Sessions, token: str, clock: Clock) -> None:
-    """Give back unharmed, as if never claimed, what is held under `token`: instances or a report."""
+def release(
+    sessions: Sessions, token: str, clock: Clock, *, why: str = "the worker stopped", wait: timedelta = timedelta(0)
+) -> None:
+    """Give back unharmed, as if never claimed, what is held under `token`: instances or a report.
+
+    Args:
+        sessions: the ledger.
+        token: the fence.
+        clock: the node's.
+        why: for the history of a report's study.
+        wait: how much later than usual somebody is called for that report again.
+    """
     with sessions.begin() as session:
         session.execute(
             update(Instance)
@@ -181,16 +197,33 @@ def release(sessions: Sessions, token: str, clock: Clock) -> None:
             .with_for_update(key_share=True)
         )
         if held is not None:
+            now = clock()
             studies.move(
                 session,
                 held.id,
                 come_from=[StudyState.REPORTING],
                 to=StudyState.ANALYSING,
-                at=clock(),
-                detail="the worker stopped and gave the report back",
+                at=now,
+                detail=f"the report was put off: {why}",
                 token=token,
-                values={"attempts": held.attempts - 1},
+                values={"attempts": held.attempts - 1, "rung_at": now + wait},
             )
+
+
+def prolong_all(sessions: Sessions, until: datetime) -> int:
+    """Let no lease end before `until`; return how many that concerned. For when nobody could renew."""
+    number = 0
+    for table, state in ((Instance, InstanceState.LEASED), (Study, StudyState.REPORTING)):
+        with sessions.begin() as session:
+            found = session.scalars(
+                update(table)
+                .where(table.state == state, table.lease_until < until)
+                .values(lease_until=until)
+                .returning(table.id)
+                .execution_options(synchronize_session=False)
+            ).all()
+            number += len(found)
+    return number
 
 
 def drained(sessions: Sessions, study_id: int) -> bool:

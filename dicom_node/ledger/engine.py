@@ -2,21 +2,22 @@
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -26,9 +27,17 @@ from dicom_node.ledger.schema import Table
 Sessions = sessionmaker[Session]
 """Makes sessions; `with sessions.begin() as session` is one unit of work."""
 
-_LOCK_SECONDS = 5  # spec C2: a ledger locked for longer answers 0xA700
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
+"""What is raised where the ledger cannot be read or written now, and may be later."""
+
+LOCK_SECONDS = 5
+"""A ledger that is locked for longer cannot commit now."""
+
 _MIGRATION_LOCK = 0x6563686F  # any constant; "echo"
+_MIGRATION_SECONDS = 3600.0
 _READING = "ledger_reading"
+_ASKING = "ledger_asking"
+_LOCK_NAME = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 
 def open_ledger(url: str) -> Sessions:
@@ -69,40 +78,23 @@ def reading(sessions: Sessions) -> Iterator[Session]:
         yield session
 
 
-class WriteTurn:
-    """Lets the threads of one process write one after the other where the engine has one writer anyway.
-
-    SQLite's waiters poll, and luck decides who is next: among 64 associations one would miss its 5 seconds.
-    Held around a write transaction; on PostgreSQL it does nothing.
-    """
-
-    def __init__(self, sessions: Sessions) -> None:
-        engine = sessions.kw["bind"]
-        assert isinstance(engine, Engine)
-        self._lock = threading.Lock() if engine.dialect.name == "sqlite" else None
-
-    def __enter__(self) -> None:
-        """Wait for the turn.
-
-        Raises:
-            LedgerUnavailable: it did not come in time.
-        """
-        if self._lock is not None and not self._lock.acquire(timeout=_LOCK_SECONDS):
-            raise LedgerUnavailable(f"the ledger is locked for {_LOCK_SECONDS} s")
-
-    def __exit__(self, *_exception: object) -> None:
-        """Give the turn to the next."""
-        if self._lock is not None:
-            self._lock.release()
+@contextmanager
+def asking(sessions: Sessions) -> Iterator[Connection]:
+    """Give a connection for one question: it waits for no writer, and is the cheapest way to ask."""
+    engine = sessions.kw["bind"]
+    assert isinstance(engine, Engine)
+    with engine.connect() as connection:
+        yield connection.execution_options(**{_ASKING: True})
 
 
-def lock_name(session: Session, name: str) -> None:
+def lock_name(on: Session | Connection, name: str) -> None:
     """Hold `name` until this transaction ends; a second holder waits.
 
     On SQLite every write transaction holds all names: it began with BEGIN IMMEDIATE.
     """
-    if _dialect(session) == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+    connection = on.connection() if isinstance(on, Session) else on
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_NAME, {"name": name})
 
 
 def insert_or_ignore(session: Session, table: type[Table], row: Mapping[str, object]) -> int | None:
@@ -124,7 +116,7 @@ def _dialect(session: Session) -> str:
 
 def _sqlite_engine(url: URL) -> Engine:
     # One write transaction at a time exists anyway, so waiting connections only wait; the pool must not refuse them.
-    engine = create_engine(url, pool_size=8, max_overflow=120, pool_timeout=_LOCK_SECONDS)
+    engine = create_engine(url, pool_size=8, max_overflow=120, pool_timeout=LOCK_SECONDS)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -143,7 +135,7 @@ def _upgrade_sqlite(engine: Engine) -> None:
 def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # pysqlite's own BEGIN is off; see _begin_sqlite
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {_LOCK_SECONDS * 1000}")
+    cursor.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}")
     # FULL, not NORMAL: in WAL mode NORMAL does not fsync a commit, so that a power cut would take back rows
     # for which a peer has already had Success and may have deleted its images.
     cursor.execute("PRAGMA synchronous = FULL")
@@ -154,8 +146,9 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once with "database is locked" when another wrote in
     # between, whatever busy_timeout says; one that begins as a writer waits its turn.
-    is_reading = connection.get_execution_options().get(_READING, False)
-    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get(_ASKING, False):  # one statement is a transaction of its own
+        connection.exec_driver_sql("BEGIN" if options.get(_READING, False) else "BEGIN IMMEDIATE")
 
 
 def _use_wal(engine: Engine) -> None:
@@ -183,31 +176,44 @@ def _file_lock(path: Path) -> Iterator[None]:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         isolation_level="READ COMMITTED",
         pool_size=8,
         max_overflow=24,
-        pool_timeout=_LOCK_SECONDS,
+        pool_timeout=LOCK_SECONDS,
         pool_pre_ping=True,
         connect_args={
-            "connect_timeout": _LOCK_SECONDS,
-            "options": f"-c lock_timeout={_LOCK_SECONDS}s -c timezone=UTC",
+            "connect_timeout": LOCK_SECONDS,
+            "options": f"-c lock_timeout={LOCK_SECONDS}s -c timezone=UTC",
             "application_name": "echo-ai-node",
             # A server that vanished without a word: not noticed for hours otherwise.
-            "keepalives_idle": _LOCK_SECONDS,
+            "keepalives_idle": LOCK_SECONDS,
             "keepalives_interval": 2,
             "keepalives_count": 3,
-            "tcp_user_timeout": 2000 * _LOCK_SECONDS,
+            "tcp_user_timeout": 2000 * LOCK_SECONDS,
         },
     )
+    event.listen(engine, "do_connect", _connect_postgresql)
+    return engine
+
+
+def _connect_postgresql(_dialect: Dialect, _record: object, _given: object, options: dict[str, Any]) -> Any:
+    from dicom_node.ledger.patience import BoundedConnection  # psycopg is there on PostgreSQL alone
+
+    return BoundedConnection.connect(**options)
 
 
 def _upgrade_postgresql(engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        _upgrade(connection)
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.answer_seconds = _MIGRATION_SECONDS  # a large table takes its time
+        connection.detach()  # used for this alone
+        with connection.begin():
+            connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            _upgrade(connection)
 
 
 # --- migrations ---

@@ -1,11 +1,13 @@
 """Reports: one worker takes the right to write the report of a complete study, and records it with its deliveries."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import Select, and_, delete, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.clock import Clock
@@ -15,6 +17,7 @@ from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.schema import (
     Delivery,
     DeliveryState,
+    Draft,
     Instance,
     InstanceState,
     Picture,
@@ -36,14 +39,14 @@ class JobInstance:
     series_instance_uid: str
     transfer_syntax_uid: str
     path: str
-    """Relative to data_dir."""
+    """Relative to data_dir; empty: retention removed the file."""
     num_frames: int | None
     state: InstanceState
     """ANALYSED, NOT_ANALYSED or FAILED."""
     reason_code: str | None
     reason: str | None
     outputs: dict[str, Any] | None
-    """What this ensemble said; None unless ANALYSED."""
+    """What this ensemble said; None unless ANALYSED, or if retention removed the file before it could look."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,25 @@ class ReportJob:
     instances: tuple[JobInstance, ...]
     """All current instances, in the order of their arrival."""
     predecessor: Predecessor | None
+    earlier: "EarlierReport | None"
+    """The file of the predecessor and what it said."""
+    draft: "Drafted | None" = None
+    """The report, made of the same before the study was complete."""
+
+    def substance(self, made_with: str) -> str:
+        """Return the SHA-256 of all that the report depends on but for its dates; `made_with`: beside the ledger."""
+        content = asdict(replace(self, token="", attempt=0, draft=None))
+        return hashlib.sha256(json.dumps([content, made_with], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlierReport:
+    """What is left of images that retention removed."""
+
+    path: str
+    """Relative to data_dir."""
+    findings: dict[str, Any]
+    """The report as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +109,34 @@ class WrittenReport:
     """In the order in which they go out, before the report."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drafted:
+    """A report that was made before its study was complete."""
+
+    report: WrittenReport
+    findings: dict[str, Any]
+    """What it says, as JSON."""
+
+
 def begin_report(
-    sessions: Sessions, study_id: int, owner: str, lease: timedelta, clock: Clock, ensemble_digest: str
+    sessions: Sessions,
+    study_id: int,
+    owner: str,
+    lease: timedelta,
+    clock: Clock,
+    ensemble_digest: str,
+    made_with: str = "",
 ) -> ReportJob | None:
     """Take the lease to write the report of a complete, drained study; the attempt is counted.
+
+    Args:
+        sessions: the ledger.
+        study_id: the study.
+        owner: who writes, for the eyes of a person.
+        lease: how long.
+        clock: the node's.
+        ensemble_digest: the ensemble that must have seen every loop.
+        made_with: what else the report depends on; a draft must have been made with the same.
 
     Returns:
         None: the study is not `analysing`, has open work, or another worker was quicker. Instances that this
@@ -113,16 +159,24 @@ def begin_report(
             detail=f"revision {study.revision}, attempt {attempt}",
             values={"lease_token": token, "lease_until": now + lease, "attempts": attempt},
         )
-        return ReportJob(
-            study_id=study_id,
-            study_instance_uid=study.study_instance_uid,
-            revision=study.revision,
-            attempt=attempt,
-            ensemble_digest=ensemble_digest,
-            token=token,
-            instances=_instances(session, study_id, ensemble_digest),
-            predecessor=_predecessor(session, study),
-        )
+        job = job_of(session, study, attempt, token, ensemble_digest)
+        return replace(job, draft=_drafted(session, job, made_with))
+
+
+def job_of(session: Session, study: Study, attempt: int, token: str, ensemble_digest: str) -> ReportJob:
+    """Return what the report of a (locked) study is made of now."""
+    last = _last(session, study.id)
+    return ReportJob(
+        study_id=study.id,
+        study_instance_uid=study.study_instance_uid,
+        revision=study.revision,
+        attempt=attempt,
+        ensemble_digest=ensemble_digest,
+        token=token,
+        instances=_instances(session, study.id, ensemble_digest),
+        predecessor=None if last is None else _predecessor(study, last),
+        earlier=None if last is None else EarlierReport(path=last.path, findings=last.findings),
+    )
 
 
 def finish_report(
@@ -157,6 +211,7 @@ def finish_report(
         )
         if not is_ours:
             return False
+        session.execute(delete(Draft).where(Draft.study_id == job.study_id))
         _supersede_waiting(session, job.study_id, destinations)
         row = Report(
             study_id=job.study_id,
@@ -217,21 +272,35 @@ def fail_report(sessions: Sessions, job: ReportJob, reason: str, clock: Clock) -
         )
 
 
-def _requeue_unseen(session: Session, study_id: int, ensemble_digest: str) -> bool:
+def unseen(study_id: int, ensemble_digest: str) -> Select[tuple[int]]:
+    """Select the analysed instances of a study that this ensemble has not seen."""
     seen = select(Result.instance_id).where(Result.ensemble_digest == ensemble_digest)
-    unseen = session.scalars(
+    return select(Instance.id).where(
+        Instance.study_id == study_id,
+        Instance.is_current,
+        Instance.state == InstanceState.ANALYSED,
+        Instance.path != "",  # retention removed it: nobody can look any more
+        Instance.id.not_in(seen.where(Result.instance_id == Instance.id)),
+    )
+
+
+def _requeue_unseen(session: Session, study_id: int, ensemble_digest: str) -> bool:
+    requeued = session.scalars(
         update(Instance)
-        .where(
-            Instance.study_id == study_id,
-            Instance.is_current,
-            Instance.state == InstanceState.ANALYSED,
-            Instance.id.not_in(seen.where(Result.instance_id == Instance.id)),
-        )
+        .where(Instance.id.in_(unseen(study_id, ensemble_digest)))
         .values(state=InstanceState.PENDING, attempts=0)
         .returning(Instance.id)
         .execution_options(synchronize_session=False)
     ).all()
-    return bool(unseen)
+    return bool(requeued)
+
+
+def _drafted(session: Session, job: ReportJob, made_with: str) -> Drafted | None:
+    draft = session.get(Draft, job.study_id)
+    if draft is None or draft.report is None or draft.findings is None or draft.substance != job.substance(made_with):
+        return None
+    pictures = tuple(WrittenPicture(**one) for one in draft.report["pictures"])
+    return Drafted(report=WrittenReport(**{**draft.report, "pictures": pictures}), findings=draft.findings)
 
 
 def _instances(session: Session, study_id: int, ensemble_digest: str) -> tuple[JobInstance, ...]:
@@ -259,10 +328,11 @@ def _instances(session: Session, study_id: int, ensemble_digest: str) -> tuple[J
     )
 
 
-def _predecessor(session: Session, study: Study) -> Predecessor | None:
-    last = session.scalar(select(Report).where(Report.study_id == study.id).order_by(Report.id.desc()).limit(1))
-    if last is None:
-        return None
+def _last(session: Session, study_id: int) -> Report | None:
+    return session.scalar(select(Report).where(Report.study_id == study_id).order_by(Report.id.desc()).limit(1))
+
+
+def _predecessor(study: Study, last: Report) -> Predecessor:
     return Predecessor(
         study_instance_uid=study.study_instance_uid,
         series_instance_uid=last.series_instance_uid,

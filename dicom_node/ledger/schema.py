@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _IS_CURRENT = text("is_current")
+_HAS_IMAGES = text("purged_at IS NULL")
 
 
 class StudyState(StrEnum):
@@ -69,6 +70,38 @@ class DeliveryState(StrEnum):
     """A newer report of the study took its place before it could be sent."""
 
 
+OWED = (DeliveryState.WAITING, DeliveryState.SENDING)
+"""A peer waits for these."""
+
+
+class CommitmentState(StrEnum):
+    """Where the answer to a peer that asked us to commit stands."""
+
+    WAITING = "waiting"
+    """To be reported at `next_attempt_at`."""
+    REPORTING = "reporting"
+    """Leased to whoever reports it, until `lease_until`."""
+    REPORTED = "reported"
+    """The peer has heard which instances are committed to, and which are not."""
+    GIVEN_UP = "given_up"
+    """It could not be told for too long: it keeps its images."""
+
+
+class PledgeState(StrEnum):
+    """Whether a peer has committed to a report of ours (the words of `deliveries[].commitment`)."""
+
+    WANTED = "wanted"
+    """To be asked for at `next_at`."""
+    REQUESTED = "requested"
+    """Asked for; asked again at `next_at` if the peer does not answer."""
+    COMMITTED = "committed"
+    """The peer has it for good."""
+    FAILED = "failed"
+    """The peer says that it has not got the report."""
+    UNANSWERED = "unanswered"
+    """It did not answer for too long, or does not commit to anything."""
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC datetime on every engine (SQLite forgets time zones)."""
 
@@ -101,7 +134,14 @@ class Study(Table):
     __tablename__ = "study"
     __table_args__ = (
         Index("study_by_state", "state", "last_received_at"),
-        Index("study_by_delivery", "state", "delivered_at"),
+        # In the long run nearly all studies are delivered and purged: retention looks for those that are not.
+        Index(
+            "study_by_delivery",
+            "state",
+            "delivered_at",
+            sqlite_where=_HAS_IMAGES,
+            postgresql_where=_HAS_IMAGES,
+        ),
         Index("study_by_arrival", "last_received_at"),
     )
 
@@ -109,7 +149,8 @@ class Study(Table):
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     state: Mapped[str] = mapped_column(String(16))
     revision: Mapped[int] = mapped_column(default=1)
-    """Grows when an instance arrives after a report was begun; the report's UID depends on it."""
+    """Grows when an instance arrives after a report was begun, or a person lets it be analysed again; the report's UID
+    depends on it."""
     received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
@@ -125,7 +166,11 @@ class Study(Table):
     """Report attempts of this revision, counted at the claim."""
     error: Mapped[str | None] = mapped_column(Text)
     purged_at: Mapped[datetime | None]
-    """When retention removed its images."""
+    """When retention removed its images, or began to; None again once one arrives."""
+    manifest_at: Mapped[datetime | None]
+    """When a peer named exactly the instances that are here; void once another instance comes."""
+    committed_at: Mapped[datetime | None]
+    """When a peer was last promised to keep an instance of it; retention counts from here too."""
 
 
 class Instance(Table):
@@ -153,7 +198,7 @@ class Instance(Table):
     series_instance_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(String(300))
-    """Relative to data_dir."""
+    """Relative to data_dir; empty: retention removed the file, and later the study went on."""
     sha256: Mapped[str] = mapped_column(String(64))
     """Of the data set's bytes as sent, without group 2."""
     num_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -175,7 +220,7 @@ class Instance(Table):
 
 
 class Result(Table):
-    """What one ensemble said of one loop; kept for ever, never changed."""
+    """What one ensemble said of one loop; kept for ever, changed when a person lets the study be analysed again."""
 
     __tablename__ = "result"
     __table_args__ = (UniqueConstraint("instance_id", "ensemble_digest"),)
@@ -208,6 +253,22 @@ class Report(Table):
     created_at: Mapped[datetime]
 
 
+class Draft(Table):
+    """A report that was made, or begun, while its study was still receiving; gone once there is the report."""
+
+    __tablename__ = "draft"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    token: Mapped[str] = mapped_column(String(64))
+    """Fence of who drafts."""
+    substance: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of all that it is made of."""
+    report: Mapped[dict[str, Any] | None]
+    """Its files; None: it is being made, or its worker was lost with it."""
+    findings: Mapped[dict[str, Any] | None]
+    """What it says, as JSON."""
+
+
 class Picture(Table):
     """One picture that goes out before its report; retention removes the file, the row stays."""
 
@@ -220,14 +281,18 @@ class Picture(Table):
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(String(300))
-    """Relative to data_dir."""
+    """Relative to data_dir; empty: retention removed the file, and later the study went on."""
 
 
 class Delivery(Table):
     """The outbox: one row a report and destination."""
 
     __tablename__ = "delivery"
-    __table_args__ = (UniqueConstraint("report_id", "peer"), Index("delivery_due", "peer", "state", "next_attempt_at"))
+    __table_args__ = (
+        UniqueConstraint("report_id", "peer"),
+        Index("delivery_due", "peer", "state", "next_attempt_at"),
+        Index("delivery_by_state", "state"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     report_id: Mapped[int] = mapped_column(ForeignKey("report.id", ondelete="CASCADE"), index=True)
@@ -241,6 +306,63 @@ class Delivery(Table):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     delivered_at: Mapped[datetime | None]
+
+
+class Commitment(Table):
+    """A peer's request that the node commit to instances (PS3.4 J.3.2), and its answer."""
+
+    __tablename__ = "commitment"
+    __table_args__ = (
+        UniqueConstraint("calling_ae", "transaction_uid"),
+        Index("commitment_due", "calling_ae", "state", "next_attempt_at"),
+        Index("commitment_by_age", "state", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    instances: Mapped[list[Any]]
+    """[SOP Class UID, SOP Instance UID] of each, in the order of the request."""
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime]
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    """When it was asked for, or asked for again."""
+    reported_at: Mapped[datetime | None]
+
+
+class Pledge(Table):
+    """What a peer is asked to commit to: a report of ours with its pictures, as they were delivered."""
+
+    __tablename__ = "pledge"
+    __table_args__ = (Index("pledge_due", "state", "next_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id", ondelete="CASCADE"), unique=True)
+    instances: Mapped[list[Any]]
+    """[SOP Class UID, SOP Instance UID] of each, as the peer has them; the report is the last."""
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    """How often the peer said that it has not got the report; forgotten when the delivery is a dead letter."""
+    next_at: Mapped[datetime]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    """When the report was delivered, or delivered again."""
+
+
+class PledgeTransaction(Table):
+    """One time that a peer was asked; it may answer an earlier one after it was asked again."""
+
+    __tablename__ = "pledge_transaction"
+
+    transaction_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    pledge_id: Mapped[int] = mapped_column(ForeignKey("pledge.id", ondelete="CASCADE"), index=True)
+    asked_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
 
 
 class History(Table):

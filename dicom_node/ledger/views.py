@@ -4,16 +4,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
+from typing_extensions import TypedDict  # typing's own does not tell pydantic enough before Python 3.12
 
 from dicom_node.errors import UnknownStudy
 from dicom_node.identity import UID
 from dicom_node.ledger.engine import Sessions, reading
 from dicom_node.ledger.reports import WrittenPicture, pictures_of
-from dicom_node.ledger.schema import Delivery, History, Instance, InstanceState, Report, Study, StudyState
+from dicom_node.ledger.schema import Delivery, History, Instance, InstanceState, Pledge, Report, Study, StudyState
 
 Row = TypeVar("Row", Instance, Report, History)
 
@@ -28,7 +29,7 @@ class NotAnalysedJson(TypedDict):
 
 
 class PictureJson(TypedDict):
-    """A picture of a report; its file goes with the images of the study."""
+    """A picture of a report; its file goes with the images of the study, and the path is empty when that goes on."""
 
     kind: str
     sop_instance_uid: str
@@ -54,6 +55,8 @@ class DeliveryJson(TypedDict):
     state: str
     attempts: int
     error: str | None
+    commitment: str | None
+    """Whether the peer has committed to it (`PledgeState`); None: it was not asked."""
 
 
 class HistoryJson(TypedDict):
@@ -139,14 +142,15 @@ def _documents(session: Session, found: Sequence[Study], data_dir: Path | None) 
     )
     reports = _by_study(session.scalars(select(Report).where(Report.study_id.in_(ids)).order_by(Report.id)))
     history = _by_study(session.scalars(select(History).where(History.study_id.in_(ids)).order_by(History.id)))
-    deliveries: dict[int, list[tuple[Delivery, str]]] = defaultdict(list)
-    for delivery, study_id, report_uid in session.execute(
-        select(Delivery, Report.study_id, Report.sop_instance_uid)
+    deliveries: dict[int, list[DeliveryJson]] = defaultdict(list)
+    for delivery, study_id, report_uid, commitment in session.execute(
+        select(Delivery, Report.study_id, Report.sop_instance_uid, Pledge.state)
         .join(Report, Report.id == Delivery.report_id)
+        .outerjoin(Pledge, Pledge.delivery_id == Delivery.id)
         .where(Report.study_id.in_(ids))
         .order_by(Delivery.id)
     ):
-        deliveries[study_id].append((delivery, report_uid))
+        deliveries[study_id].append(_delivery(delivery, report_uid, commitment))
     pictures = pictures_of(session, [one.id for own in reports.values() for one in own])
     return [
         _document(
@@ -173,7 +177,7 @@ def _document(
     instances: Sequence[Instance],
     reports: list[ReportJson],
     findings: Mapping[str, Any],
-    deliveries: Sequence[tuple[Delivery, str]],
+    deliveries: list[DeliveryJson],
     history: Sequence[History],
 ) -> StudyJson:
     without_number = (InstanceState.NOT_ANALYSED, InstanceState.FAILED)
@@ -193,16 +197,7 @@ def _document(
         ],
         "results": list(findings.get("results", [])),
         "reports": reports,
-        "deliveries": [
-            {
-                "peer": delivery.peer,
-                "report": report_uid,
-                "state": delivery.state,
-                "attempts": delivery.attempts,
-                "error": delivery.error,
-            }
-            for delivery, report_uid in deliveries
-        ],
+        "deliveries": deliveries,
         "error": study.error,
         "revision": study.revision,
         "last_received_at": _z(study.last_received_at),
@@ -229,8 +224,19 @@ def _report(report: Report, pictures: Sequence[WrittenPicture], data_dir: Path |
     }
 
 
+def _delivery(delivery: Delivery, report_uid: str, commitment: str | None) -> DeliveryJson:
+    return {
+        "peer": delivery.peer,
+        "report": report_uid,
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "error": delivery.error,
+        "commitment": commitment,
+    }
+
+
 def _path(relative: str, data_dir: Path | None) -> str:
-    return relative if data_dir is None else str(data_dir / relative)
+    return relative if data_dir is None or not relative else str(data_dir / relative)
 
 
 def _z(at: datetime) -> str:

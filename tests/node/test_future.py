@@ -69,3 +69,25 @@ def test_waits_of_ours_are_left_alone(
 
     assert bring_back(sessions, clock()) == 0
     assert claims.renew(sessions, held.token, timedelta(seconds=20), clock) == 1
+
+
+def test_a_clock_that_is_set_forward_costs_a_loop_and_a_report_one_attempt_each(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock
+) -> None:
+    study_id = arrivals.send()
+    (held,) = analyst.claim(study_id)
+    clock.pass_by(AHEAD)
+    completion.tick(sessions, clock, QUIET)
+    is_kept = analyst.answer(held)
+    (again,) = analyst.claim(study_id)
+    analyst.answer(again)
+    first = analyst.begin(study_id)
+    assert first is not None
+    clock.pass_by(AHEAD)
+    completion.tick(sessions, clock, QUIET)
+    is_written = analyst.write(first)
+    second = analyst.report(study_id, ["pacs"])
+
+    assert (is_kept, again.attempt) == (False, 2)
+    assert (is_written, second.attempt) == (False, 2)
+    assert state(sessions) == "delivering"

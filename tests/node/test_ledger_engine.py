@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, inspect, select, text
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy import Engine, inspect, select, text
 
 from dicom_node.errors import ConfigurationError, LedgerUnavailable
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger, reading
@@ -52,15 +51,16 @@ def test_the_revisions_make_exactly_the_tables_of_the_schema(sessions: Sessions)
 
 
 def test_a_ledger_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(empty_url: str) -> None:
-    close_ledger(open_ledger(empty_url))
-    engine = create_engine(empty_url)
-    with engine.begin() as connection:  # back to what version 1 left: a study and its report, no pictures
-        connection.execute(text("DROP TABLE picture"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    engine.dispose()
-    sessions = sessionmaker(create_engine(empty_url))
+    sessions = open_ledger(empty_url)
     with sessions.begin() as session:
         session.add(new_study("1.2.3", datetime.now(UTC)))
+    with engine_of(sessions).begin() as connection:  # back to what version 1 left: a study, no pictures, no commitment
+        for table in ("draft", "pledge_transaction", "pledge", "commitment", "picture"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        for column in ("manifest_at", "committed_at"):
+            connection.execute(text(f"ALTER TABLE study DROP COLUMN {column}"))
+        connection.execute(text("DROP INDEX delivery_by_state"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     close_ledger(sessions)
 
     upgraded = open_ledger(empty_url)
@@ -138,6 +138,7 @@ def test_every_table_has_an_index_behind_its_foreign_key(sessions: Sessions) -> 
     for table in Table.metadata.tables:
         led_by = {index["column_names"][0] for index in inspector.get_indexes(table)}
         led_by |= {unique["column_names"][0] for unique in inspector.get_unique_constraints(table)}
+        led_by |= {*inspector.get_pk_constraint(table)["constrained_columns"][:1]}
         for key in inspector.get_foreign_keys(table):
             assert key["constrained_columns"][0] in led_by, (table, key)
 

@@ -74,6 +74,29 @@ def test_the_study_is_delivered_with_its_last_destination(sessions: Sessions, cl
     assert states(sessions) == {"pacs": "delivered", "archive": "delivered"}
 
 
+@pytest.mark.parametrize("ends", ["later", "dead"])
+def test_a_report_that_was_on_its_way_when_the_next_was_written_is_not_sent_after_it(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock, reported: int, ends: str
+) -> None:
+    (old,) = take(sessions, clock)
+    arrivals.send()
+    clock.pass_by(31)
+    tick(sessions, clock, timedelta(seconds=30))
+    analyst.report(reported, ["pacs"])
+
+    if ends == "later":
+        outbox.retry_later(sessions, old, "aborted", clock())
+    else:
+        outbox.dead(sessions, old, "refused", clock)
+    (new,) = take(sessions, clock)
+    outbox.delivered(sessions, new, clock)
+
+    assert new.sop_instance_uid != old.sop_instance_uid
+    assert take(sessions, clock) == []
+    of_pacs = [one for one in study_json(sessions, STUDY)["deliveries"] if one["peer"] == "pacs"]
+    assert sorted(one["state"] for one in of_pacs) == ["delivered", "superseded"]
+
+
 @pytest.mark.usefixtures("reported")
 def test_a_failed_attempt_waits_for_its_time(sessions: Sessions, clock: ManualClock) -> None:
     (item,) = take(sessions, clock)

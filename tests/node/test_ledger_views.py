@@ -67,7 +67,9 @@ def test_a_delivered_study_shows_all_that_the_contract_names(
         "loops_analysed": 1,
         "not_analysed": [{"sop_instance_uid": still, "reason": "still image"}],
         "results": [RESULT],
-        "deliveries": [{"peer": "pacs", "report": uid, "state": "delivered", "attempts": 1, "error": None}],
+        "deliveries": [
+            {"peer": "pacs", "report": uid, "state": "delivered", "attempts": 1, "error": None, "commitment": None}
+        ],
         "error": None,
     }
     assert study["reports"] == [
