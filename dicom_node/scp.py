@@ -4,24 +4,28 @@ Statuses: PS3.4 B.2.3; the reason stands in Error Comment (0000,0902).
 """
 
 import ipaddress
-from collections.abc import Callable, Hashable, Sequence
+import struct
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import partial
 
 import structlog
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID as PydicomUID
+from pydicom.charset import convert_encodings, decode_bytes
 from pynetdicom import evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from dicom_node import wire
-from dicom_node.errors import InvalidAETitle, InvalidUID, LedgerUnavailable, StoreError, UidConflict
+from dicom_node import tls, wire
+from dicom_node.audit import Application, Audit, peer_refused, unaudited
+from dicom_node.audit_trail import this_application
+from dicom_node.errors import InvalidAETitle, InvalidUID, LedgerUnavailable, OtherStudy, StoreError, UidConflict
 from dicom_node.identity import UID, AETitle, parse_ae_title, parse_uid
-from dicom_node.intake import IntakeOutcome, Received
+from dicom_node.intake import IntakeKind, IntakeOutcome, Received
+from dicom_node.seats import Full
 from dicom_node.settings import Node, Peer
+from dicom_node.store_requests import StoreRequest
 from dicom_node.wire import DamagedDataSet
 
 log = structlog.get_logger(__name__)
@@ -31,9 +35,9 @@ IMPLEMENTATION_VERSION = "ECHO_AI_NODE"
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
+_META_VERSION = struct.pack("<HH2sxxL", 0x0002, 0x0001, b"OB", 2) + b"\x00\x01"  # PS3.10 table 7.1-1
+_INTEGER_MAX = 12  # characters, PS3.5 table 6.2-1, IS
 _COMMENT_MAX = 64  # PS3.7 table C-1, LO
-_PRIORITIES = (0, 1, 2)  # PS3.7 table E.1-1
-_COMMAND_UIDS = ("AffectedSOPClassUID", "AffectedSOPInstanceUID")
 _IDENTITY = {
     wire.SOP_INSTANCE: "SOP Instance UID",
     wire.SOP_CLASS: "SOP Class UID",
@@ -47,6 +51,8 @@ class StoreStatus(IntEnum):
 
     SUCCESS = 0x0000
     """The instance is safe."""
+    NOT_ASKED_FOR = 0x0124
+    """It came in answer to a C-GET of another study (PS3.7 C.5.10: not authorized)."""
     OUT_OF_RESOURCES = 0xA700
     """It could not be kept now; send it again."""
     MISMATCH = 0xA900
@@ -69,11 +75,33 @@ class Rejection(Enum):
     LOCAL_LIMIT = (2, 3, 2)
 
 
+_STRANGERS = {
+    Rejection.CALLING_AE: "association rejected: this AE title is not known, or not from this address",
+    Rejection.CALLED_AE: "association rejected: it asked for another AE title than the node's",
+}
+"""Rejections that are a matter of who calls, and what the audit trail says of them."""
+
 Receive = Callable[[Received], IntakeOutcome]
 """Keeps an instance, or raises an IntakeError."""
 
-Quarantine = Callable[[bytes, bytes], object]
+Quarantine = Callable[[bytes, bytes | bytearray], object]
 """Keeps what was refused, for a person to look at: Part 10 header, data set."""
+
+
+Note = Callable[[Hashable, str, Received, IntakeKind | None], None]
+"""Counts an instance for the audit trail: association, address, instance, what became of it (None: not kept)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """One instance as a peer sent it, with what the peer says that it is."""
+
+    sop_class: object
+    sop_instance: object
+    transfer_syntax: str
+    sender: str
+    """AE title."""
+    dataset: bytes | bytearray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,26 +112,40 @@ class Doorkeeper:
     peers: Sequence[Peer]
     has_room: Callable[[], bool]
     """Whether the disk has its reserve."""
-    take_seat: Callable[[Hashable], bool]
-    """Whether the association got one of node.max_associations."""
+    take_seat: Callable[[Hashable, str], Full | None]
+    """Gives an association of a calling AE title its seat, or says which are all taken."""
+    audit: Audit = unaudited
+    """Hears of those who are not who may come in."""
+    count: Callable[[Rejection], None] = lambda _why: None
+    """Counts who was rejected."""
 
-    def judge(self, called: str, calling: str, address: str, association: Hashable) -> Rejection | None:
-        """Return why an association is rejected, or None."""
+    def judge(
+        self, called: str, calling: str, address: str, association: Hashable, certificate: str = ""
+    ) -> Rejection | None:
+        """Return why an association is rejected, or None; `certificate` is the SHA-256 of the one that was shown."""
         if called != self.node.ae_title:
             return Rejection.CALLED_AE
-        if self.node.require_known_peer and not self._is_known(calling, address):
+        if not self._may_call(calling, address, certificate):
             return Rejection.CALLING_AE
         if not self.has_room():
             return Rejection.CONGESTION
-        return None if self.take_seat(association) else Rejection.LOCAL_LIMIT
+        full = self.take_seat(association, calling)
+        if full is None:
+            return None
+        log.warning("no_seat_left", calling=calling, limit=full.value)
+        return Rejection.LOCAL_LIMIT
 
-    def _is_known(self, calling: str, address: str) -> bool:
+    def _may_call(self, calling: str, address: str, certificate: str) -> bool:
+        namesakes = [peer for peer in self.peers if peer.ae_title == calling]
+        if not self.node.require_known_peer and not any(peer.certificate_sha256 for peer in namesakes):
+            return True
         caller = ipaddress.ip_address(address)
         if isinstance(caller, ipaddress.IPv6Address) and caller.ipv4_mapped is not None:  # of a socket for both
             caller = caller.ipv4_mapped
         return any(
-            peer.ae_title == calling and (not peer.addresses or any(caller in network for network in peer.addresses))
-            for peer in self.peers
+            (not peer.addresses or any(caller in network for network in peer.addresses))
+            and (not peer.certificate_sha256 or peer.certificate_sha256 == certificate)
+            for peer in namesakes
         )
 
 
@@ -136,10 +178,16 @@ def _admit(event: evt.Event, doorkeeper: Doorkeeper) -> None:
     if request.application_context_name != APPLICATION_CONTEXT:
         rejection: Rejection | None = Rejection.APPLICATION_CONTEXT
     else:
-        rejection = doorkeeper.judge(called or "", calling or "", address, event.assoc)
+        connection = event.assoc.dul.socket
+        certificate = tls.sha256(connection.socket) if connection is not None else ""
+        rejection = doorkeeper.judge(called or "", calling or "", address, event.assoc, certificate)
     if rejection is None:
         return
     log.warning("association_rejected", calling=calling, called=called, address=address, why=rejection.name.lower())
+    doorkeeper.count(rejection)
+    if rejection in _STRANGERS:
+        caller = Application(ae_title=calling or "", address=address)
+        doorkeeper.audit(peer_refused(this_application(doorkeeper.node), caller, _STRANGERS[rejection]))
     event.assoc.acse.send_reject(*rejection.value)
     event.assoc.kill()
 
@@ -158,66 +206,94 @@ def on_c_echo(_event: evt.Event) -> int:
     return StoreStatus.SUCCESS
 
 
-def on_c_store(event: evt.Event, receive: Receive, quarantine: Quarantine) -> Dataset:
+def on_c_store(event: evt.Event, receive: Receive, quarantine: Quarantine, note: Note) -> Dataset:
     """Answer one C-STORE request; Success means that the instance is safely kept."""
-    calling = _ae(event.assoc.requestor.ae_title) or ""
-    with structlog.contextvars.bound_contextvars(peer=calling):
+    noted = noting(receive, partial(note, event.assoc, event.assoc.requestor.address))
+    return answer(take(event, _ae(event.assoc.requestor.ae_title) or "", noted, quarantine))
+
+
+def on_store(
+    association: Association,
+    request: StoreRequest,
+    transfer_syntax: str,
+    dataset: bytes | bytearray,
+    receive: Receive,
+    quarantine: Quarantine,
+    note: Note,
+) -> Dataset | None:
+    """Return the status of one C-STORE request, None: Success, which means that the instance is safely kept."""
+    sent = Sent(
+        sop_class=request.sop_class,
+        sop_instance=request.sop_instance,
+        transfer_syntax=transfer_syntax,
+        sender=_ae(association.requestor.ae_title) or "",
+        dataset=dataset,
+    )
+    noted = noting(receive, partial(note, association, association.requestor.address))
+    refusal = _guarded(sent.sender, lambda: keep(sent, noted, quarantine))
+    return None if refusal is None else answer(refusal)
+
+
+def noting(receive: Receive, note: Callable[[Received, IntakeKind | None], None]) -> Receive:
+    """Return `receive`, of which `note` hears what became of each instance; None: it was not kept."""
+
+    def receive_and_note(received: Received) -> IntakeOutcome:
+        kind = None
         try:
-            refusal = _store(event, calling, receive, quarantine)
+            outcome = receive(received)
+            kind = outcome.kind
+            return outcome
+        finally:
+            note(received, kind)
+
+    return receive_and_note
+
+
+def take(event: evt.Event, sender: str, receive: Receive, quarantine: Quarantine) -> Refusal | None:
+    """Keep what a C-STORE request brings; None: it is safely kept."""
+    return _guarded(sender, lambda: keep(_sent(event, sender), receive, quarantine))
+
+
+def _guarded(sender: str, work: Callable[[], Refusal | None]) -> Refusal | None:
+    with structlog.contextvars.bound_contextvars(peer=sender):
+        try:
+            return work()
         except Exception:
             # The DIMSE handler is a border: the peer gets a status, the log the traceback.
             log.exception("store_failed")
-            refusal = Refusal(status=StoreStatus.OUT_OF_RESOURCES, comment="internal error, see the node's log")
-    return _answer(refusal)
+            return Refusal(status=StoreStatus.OUT_OF_RESOURCES, comment="internal error, see the node's log")
 
 
-def on_dimse_message(event: evt.Event) -> None:
-    """Answer a C-STORE request that pynetdicom drops in silence, or for which it aborts the whole association."""
-    message = event.message
-    if type(message).__name__ != "C_STORE_RQ" or "MessageID" not in message.command_set:
-        return
-    if message.command_set.get("Priority") not in _PRIORITIES:
-        message.command_set.Priority = 0  # nothing depends on it
-    reason = _flaw(message.command_set)
-    if reason is None:
-        return
-    response = C_STORE()
-    response.MessageIDBeingRespondedTo = message.command_set.MessageID
-    response.Status = int(StoreStatus.CANNOT_UNDERSTAND)
-    response.ErrorComment = reason  # type: ignore[assignment]  # pynetdicom declares it without its type
-    for keyword in _COMMAND_UIDS:
-        uid = _uid(message.command_set.get(keyword))
-        if uid is not None:
-            setattr(response, keyword, uid)
-        elif keyword in message.command_set:
-            del message.command_set[keyword]  # pynetdicom ends the association for some; without it, it goes on
-    assert message.context_id is not None
-    event.assoc.dimse.send_msg(response, message.context_id)
-    log.warning("instance_refused", status=f"0x{StoreStatus.CANNOT_UNDERSTAND:04X}", reason=reason)
-
-
-def _flaw(command: Dataset) -> str | None:
-    for keyword in _COMMAND_UIDS:
-        if _uid(command.get(keyword)) is None:
-            return f"{keyword} of the command is missing or no UID"
-    return None
-
-
-def _store(event: evt.Event, calling: str, receive: Receive, quarantine: Quarantine) -> Refusal | None:
+def _sent(event: evt.Event, sender: str) -> Sent:
     request = event.request
     assert isinstance(request, C_STORE)
     assert request.DataSet is not None  # pynetdicom takes none for an empty one
-    dataset = request.DataSet.getvalue()
-    syntax = str(event.context.transfer_syntax)
-    meta = part10_header(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), syntax, calling)
-    read = _read(dataset, syntax, request, calling, meta)
+    return Sent(
+        sop_class=request.AffectedSOPClassUID,
+        sop_instance=request.AffectedSOPInstanceUID,
+        transfer_syntax=str(event.context.transfer_syntax),
+        sender=sender,
+        dataset=request.DataSet.getvalue(),
+    )
+
+
+def keep(sent: Sent, receive: Receive, quarantine: Quarantine) -> Refusal | None:
+    """Keep an instance, by whatever road it came; None: it is safely kept.
+
+    What is no whole data set, or another instance than its sender says, is refused and set aside.
+    """
+    meta = part10_header(str(sent.sop_class), str(sent.sop_instance), sent.transfer_syntax, sent.sender)
+    read = _read(sent, meta)
     if isinstance(read, Refusal):
-        log.warning("instance_refused", status=f"0x{read.status:04X}", reason=read.comment, bytes=len(dataset))
-        if dataset:
-            _set_aside(quarantine, meta, dataset)
+        log.warning("instance_refused", status=f"0x{read.status:04X}", reason=read.comment, bytes=len(sent.dataset))
+        if sent.dataset:
+            _set_aside(quarantine, meta, sent.dataset)
         return read
     try:
         receive(read)
+    except OtherStudy as error:
+        log.warning("instance_refused", status=f"0x{StoreStatus.NOT_ASKED_FOR:04X}", reason=str(error))
+        return Refusal(status=StoreStatus.NOT_ASKED_FOR, comment=str(error))
     except UidConflict:
         return Refusal(status=StoreStatus.UID_REUSED, comment="SOP Instance UID is known under another study")
     except StoreError as error:
@@ -229,18 +305,21 @@ def _store(event: evt.Event, calling: str, receive: Receive, quarantine: Quarant
     return None
 
 
-def _set_aside(quarantine: Quarantine, meta: bytes, dataset: bytes) -> None:
+def _set_aside(quarantine: Quarantine, meta: bytes, dataset: bytes | bytearray) -> None:
     try:
         quarantine(meta, dataset)
     except StoreError as error:
         log.warning("quarantine_failed", reason=str(error))
 
 
-def _read(dataset: bytes, syntax: str, request: C_STORE, calling: str, meta: bytes) -> Received | Refusal:
-    if not dataset:
+def _read(sent: Sent, meta: bytes) -> Received | Refusal:
+    if not sent.dataset:
         return Refusal(status=StoreStatus.CANNOT_UNDERSTAND, comment="no data set")
+    transfer_syntax = _uid(sent.transfer_syntax)
+    if transfer_syntax is None:
+        return Refusal(status=StoreStatus.CANNOT_UNDERSTAND, comment="the transfer syntax is no UID")
     try:
-        found = wire.walk(dataset, syntax)
+        found = wire.walk(sent.dataset, sent.transfer_syntax)
     except DamagedDataSet as error:
         return Refusal(status=StoreStatus.CANNOT_UNDERSTAND, comment=str(error))
     uids: dict[int, UID] = {}
@@ -249,7 +328,7 @@ def _read(dataset: bytes, syntax: str, request: C_STORE, calling: str, meta: byt
         if uid is None:
             return Refusal(status=StoreStatus.MISSING_UID, comment=f"{name} is missing or no UID", offending=tag)
         uids[tag] = uid
-    commanded = {wire.SOP_INSTANCE: request.AffectedSOPInstanceUID, wire.SOP_CLASS: request.AffectedSOPClassUID}
+    commanded = {wire.SOP_INSTANCE: sent.sop_instance, wire.SOP_CLASS: sent.sop_class}
     for tag, value in commanded.items():
         if uids[tag] != _uid(value):
             comment = f"{_IDENTITY[tag]} differs from the command's"
@@ -259,32 +338,41 @@ def _read(dataset: bytes, syntax: str, request: C_STORE, calling: str, meta: byt
         series_uid=uids[wire.SERIES],
         sop_instance_uid=uids[wire.SOP_INSTANCE],
         sop_class_uid=uids[wire.SOP_CLASS],
-        transfer_syntax_uid=parse_uid(syntax),
-        calling_ae=calling,
+        transfer_syntax_uid=transfer_syntax,
+        calling_ae=sent.sender,
         num_frames=_number(found.get(wire.NUM_FRAMES)),
         meta=meta,
-        dataset=dataset,
+        dataset=sent.dataset,
+        patient_id=_patient_id(found),
     )
 
 
 def part10_header(sop_class: str, sop_instance: str, transfer_syntax: str, calling: str) -> bytes:
     """Return preamble, prefix and file meta information for a data set (PS3.10 section 7.1)."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationGroupLength = 0  # the writer counts
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = PydicomUID(sop_class)
-    meta.MediaStorageSOPInstanceUID = PydicomUID(sop_instance)
-    meta.TransferSyntaxUID = PydicomUID(transfer_syntax)
-    meta.ImplementationClassUID = PydicomUID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
-    if calling:
-        meta.SourceApplicationEntityTitle = calling
-    buffer = DicomBytesIO()
-    write_file_meta_info(buffer, meta, enforce_standard=False)
-    return b"\x00" * 128 + b"DICM" + buffer.getvalue()
+    meta = b"".join(
+        (
+            _META_VERSION,
+            _meta(0x0002, b"UI", sop_class),
+            _meta(0x0003, b"UI", sop_instance),
+            _meta(0x0010, b"UI", transfer_syntax),
+            _meta(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
+            _meta(0x0013, b"SH", IMPLEMENTATION_VERSION),
+            _meta(0x0016, b"AE", calling) if calling else b"",
+        )
+    )
+    return b"\x00" * 128 + b"DICM" + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(meta)) + meta
 
 
-def _answer(refusal: Refusal | None) -> Dataset:
+def _meta(element: int, vr: bytes, value: str) -> bytes:
+    """Return an element of group 2, of even length (PS3.5 section 6.2)."""
+    encoded = value.encode("latin-1", "replace")
+    if len(encoded) % 2:
+        encoded += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(encoded)) + encoded
+
+
+def answer(refusal: Refusal | None) -> Dataset:
+    """Return the status of a C-STORE; None: Success."""
     status = Dataset()
     status.Status = int(StoreStatus.SUCCESS if refusal is None else refusal.status)
     if refusal is not None:
@@ -308,5 +396,15 @@ def _uid(value: object) -> UID | None:
         return None
 
 
+def _patient_id(found: Mapping[int, str]) -> str:
+    value = found.get(wire.PATIENT_ID, "").encode("ascii", "surrogateescape")
+    character_sets = found.get(wire.CHARACTER_SET, "").encode("ascii", "surrogateescape").decode("ascii", "replace")
+    return decode_bytes(value, convert_encodings(character_sets.split("\\")), set()).strip()
+
+
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    """Return an integer string as a number; None where it is none of 32 bits (PS3.5 table 6.2-1, IS)."""
+    if text is None or not text.isdecimal() or len(text) > _INTEGER_MAX:
+        return None
+    number = int(text)
+    return number if number < 1 << 31 else None

@@ -1,24 +1,37 @@
 """The instance store: what a peer sent, kept byte for byte; nothing half-written can be seen under a final name."""
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.errors import OutOfSpace, StoreError
 from dicom_node.identity import UID
+from dicom_node.naming import Names, give_new_name, in_folder, sync_folder
+from dicom_node.together import Together
 
-_INCOMING = "incoming"  # on the same file system as the others: a rename must be one
-_INSTANCES = "instances"
-_REPORTS = "reports"
-_PICTURES = "pictures"
-_QUARANTINE = "quarantine"
+INCOMING = "incoming"
+"""On the same file system as the others: a rename must be one."""
+INSTANCES = "instances"
+REPORTS = "reports"
+PICTURES = "pictures"
+PREVIEWS = "previews"
+"""What the page shows of a loop, under the name of the loop's own file."""
+QUARANTINE = "quarantine"
+_BESIDE_IMAGES = (PICTURES, PREVIEWS)  # each with a folder a study, which goes with the study's images
 _PART = ".part"
+_PIECE = 1 << 20
+_AT_ONCE = 32  # files that are fsynced beside their folders
 _DIGITS = 12  # of the digest in a file's name: enough to tell versions of one instance apart
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # such as NFS without its lock service
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,9 +44,27 @@ class Kept:
     """Of the data set's bytes, without preamble and group 2."""
     num_bytes: int
     """Of the data set."""
+    inode: int = field(compare=False)
+    """Of the file that is safe: another may take its name."""
 
 
-def dataset_digest(dataset: bytes) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leftover:
+    """A file that nobody needs any more."""
+
+    path: str
+    """Relative to data_dir."""
+    num_bytes: int
+    error: str = ""
+    """Why it could not be removed."""
+
+
+def instance_path(study_uid: UID, sop_uid: UID, digest: str) -> str:
+    """Return where an instance is kept, relative to data_dir."""
+    return f"{INSTANCES}/{study_uid}/{sop_uid}-{digest[:_DIGITS]}.dcm"
+
+
+def dataset_digest(dataset: bytes | bytearray) -> str:
     """Return the sha256 by which the content of an instance is known."""
     return hashlib.sha256(dataset).hexdigest()
 
@@ -44,25 +75,45 @@ class InstanceStore:
     def __init__(self, root: Path, min_free_bytes: int) -> None:
         self._root = root
         self._min_free_bytes = min_free_bytes
-        for name in ("", _INCOMING, _INSTANCES, _REPORTS, _PICTURES, _QUARANTINE):
-            (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("", INCOMING, INSTANCES, REPORTS, *_BESIDE_IMAGES, QUARANTINE):
+            make_folder(root / name)
+        _sync_names(root)  # another process may have made them a moment ago
+        # The system tells of a failed fsync once: who asked again would hear that all is well.
+        self._sync = Together(Names().sync, repeatable=False)
+        self._aside = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fsync")  # whose threads begin when needed
 
     def path(self, relative: str) -> Path:
         """Return the absolute path of what the ledger keeps as a relative one."""
         return self._root / relative
 
-    def keep(self, study_uid: UID, sop_uid: UID, part10_header: bytes, dataset: bytes) -> Kept:
-        """Make an instance safe: written, fsynced, renamed, folder fsynced. The same bytes again land on the same name.
+    def keep(
+        self, study_uid: UID, sop_uid: UID, part10_header: bytes, dataset: bytes | bytearray, *, is_new: bool = False
+    ) -> Kept:
+        """Make an instance safe: written and fsynced, and its name with it. The same bytes again land on the same name.
+
+        Args:
+            study_uid: whose folder it is for.
+            sop_uid: begins its name.
+            part10_header: preamble, prefix and group 2.
+            dataset: as sent.
+            is_new: no row has its path, so that nobody reads what has its name: it may have it before it is safe, and
+                the disk makes both safe in one go. What fails after that is left: `remove` it under its name's lock.
 
         Raises:
             OutOfSpace: the reserve is reached; nothing was kept.
             StoreError: nothing was kept.
         """
-        digest = dataset_digest(dataset)
-        target = Path(_INSTANCES) / study_uid / f"{sop_uid}-{digest[:_DIGITS]}.dcm"
+        digest = ""
+
+        def target() -> str:
+            nonlocal digest
+            digest = dataset_digest(dataset)  # while the disk writes
+            return instance_path(study_uid, sop_uid, digest)
+
         self._check_reserve(len(part10_header) + len(dataset))
-        self._write(target, (part10_header, dataset))
-        return Kept(path=str(target), sha256=digest, num_bytes=len(dataset))
+        staged = self._stage(target, (part10_header, dataset), name_first=is_new)
+        path = _named(staged)
+        return Kept(path=path, sha256=digest, num_bytes=len(dataset), inode=staged.inode)
 
     def keep_report(self, sop_uid: UID, content: bytes) -> str:
         """Make a report safe in the same way and return its relative path; the reserve is there for it.
@@ -70,9 +121,7 @@ class InstanceStore:
         Raises:
             OutOfSpace, StoreError: nothing was kept.
         """
-        target = Path(_REPORTS) / f"{sop_uid}.dcm"
-        self._write(target, (content,))
-        return str(target)
+        return _named(self.stage_report(sop_uid, content))
 
     def keep_picture(self, study_uid: UID, sop_uid: UID, content: bytes) -> str:
         """Make a picture of a report safe in the same way and return its relative path; retention removes it with the
@@ -81,73 +130,188 @@ class InstanceStore:
         Raises:
             OutOfSpace, StoreError: nothing was kept.
         """
-        target = Path(_PICTURES) / study_uid / f"{sop_uid}.dcm"
-        self._check_reserve(len(content))  # it is there for the report
-        self._write(target, (content,))
-        return str(target)
+        return _named(self.stage_picture(study_uid, sop_uid, content))
 
-    def quarantine(self, part10_header: bytes, dataset: bytes) -> Kept:
+    def keep_preview(self, instance_path: str, content: bytes) -> str:
+        """Make the preview of a loop safe in the same way and return its relative path; retention removes it with the
+        loop.
+
+        Args:
+            instance_path: of the loop, relative to data_dir.
+            content: the preview.
+
+        Raises:
+            OutOfSpace, StoreError: nothing was kept.
+        """
+        self._check_reserve(len(content))
+        target = preview_path(instance_path)
+        return _named(self._stage(lambda: target, (content,)))
+
+    def stage_report(self, sop_uid: UID, content: bytes) -> "Staged":
+        """Make a report safe, as `keep_report` does, that gets its name later, or never.
+
+        Raises:
+            OutOfSpace, StoreError: nothing was kept.
+        """
+        target = f"{REPORTS}/{sop_uid}.dcm"
+        return self._stage(lambda: target, (content,))
+
+    def stage_picture(self, study_uid: UID, sop_uid: UID, content: bytes) -> "Staged":
+        """Make a picture safe, as `keep_picture` does, that gets its name later, or never.
+
+        Raises:
+            OutOfSpace, StoreError: nothing was kept.
+        """
+        self._check_reserve(len(content))  # it is there for the report
+        target = f"{PICTURES}/{study_uid}/{sop_uid}.dcm"
+        return self._stage(lambda: target, (content,))
+
+    def quarantine(self, part10_header: bytes, dataset: bytes | bytearray) -> Kept:
         """Set bytes aside for a person; nothing in the node reads them again.
 
         Raises:
             OutOfSpace, StoreError: nothing was kept.
         """
         digest = dataset_digest(dataset)
-        target = Path(_QUARANTINE) / f"{digest}.dcm"
+        target = f"{QUARANTINE}/{digest}.dcm"
         self._check_reserve(len(part10_header) + len(dataset))
-        self._write(target, (part10_header, dataset))
-        return Kept(path=str(target), sha256=digest, num_bytes=len(dataset))
+        staged = self._stage(lambda: target, (part10_header, dataset))
+        return Kept(path=_named(staged), sha256=digest, num_bytes=len(dataset), inode=staged.inode)
+
+    def is_intact(self, relative: str, sha256: str, num_bytes: int) -> bool:
+        """Return whether a file still ends with the data set whose digest and length are given; False: or it is gone.
+
+        Raises:
+            StoreError: the disk does not say.
+        """
+        digest = hashlib.sha256()
+        try:
+            with self.path(relative).open("rb") as file:
+                start = os.fstat(file.fileno()).st_size - num_bytes
+                file.seek(max(start, 0))
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreError(f"{relative}: cannot be read: {error.strerror}") from error
+        return digest.hexdigest() == sha256
+
+    def set_aside(self, relative: str) -> None:
+        """Move a damaged file out of the way of the same instance sent again; a missing one is as good.
+
+        Raises:
+            StoreError: it cannot be moved.
+        """
+        damaged = self.path(relative)
+        try:
+            aside = damaged.rename(self._root / QUARANTINE / damaged.name)
+            os.utime(aside)  # from now on a person has retention.quarantine_days to look at it
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{relative}: cannot be set aside: {error.strerror}") from error
+
+    def remove_empty_folders(self, made_before: float) -> None:
+        """Remove the folders of studies in which nothing is left, but for those that somebody has just made."""
+        for name in (INSTANCES, *_BESIDE_IMAGES):
+            with os.scandir(self._root / name) as folders:
+                for folder in folders:
+                    with contextlib.suppress(OSError):  # mostly: it is not empty
+                        if folder.stat(follow_symlinks=False).st_mtime <= made_before:
+                            Path(folder.path).rmdir()
 
     def exists(self, relative: str) -> bool:
         """Return whether the file is there."""
         return self.path(relative).exists()
 
+    def holds(self, kept: Kept) -> bool:
+        """Return whether the file that was made safe has its name still: another by this name may not be safe yet."""
+        try:
+            return os.stat(f"{self._root}/{kept.path}").st_ino == kept.inode  # noqa: PTH116
+        except OSError:
+            return False
+
     def remove(self, relative: str) -> None:
-        """Remove a file that no row refers to; a missing one is as good."""
-        self.path(relative).unlink(missing_ok=True)
+        """Remove a file that no row refers to, and the folder of a study that is empty then; a missing one is as good.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        path = self.path(relative)
+        path.unlink(missing_ok=True)
+        if path.parent.parent != self._root:
+            with contextlib.suppress(OSError):  # mostly: it is not empty
+                path.parent.rmdir()
 
     def study_bytes(self, study_uid: UID) -> int:
-        """Return the size of all images of a study, and of the pictures of its reports."""
-        folders = [folder for folder in self._folders(study_uid) if folder.is_dir()]
-        return sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+        """Return the size of all images of a study, of their previews, and of the pictures of its reports."""
+        folders = (f"{folder}/{study_uid}" for folder in (INSTANCES, *_BESIDE_IMAGES))
+        return sum(found.st_size for folder in folders for _, found in self.files(folder))
 
     def remove_study(self, study_uid: UID) -> None:
-        """Remove all images of a study, and the pictures of its reports.
+        """Remove all images of a study, their previews, and the pictures of its reports; what comes in this moment may
+        stay.
 
         Raises:
             StoreError: some could not be removed.
         """
-        for folder in self._folders(study_uid):
+        for folder in (self._root / name / study_uid for name in (INSTANCES, *_BESIDE_IMAGES)):
             try:
                 shutil.rmtree(folder)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise StoreError(f"{folder}: cannot be removed: {error.strerror}") from error
+                if error.errno != errno.ENOTEMPTY:
+                    raise StoreError(f"{folder}: cannot be removed: {error.strerror}") from error
 
     def free_bytes(self) -> int:
         """Return the free bytes on the disk of data_dir."""
         return shutil.disk_usage(self._root).free
 
-    def sweep(self) -> int:
-        """Remove what a crash left half-written and return how many files; for the start, before anybody receives."""
-        parts = list((self._root / _INCOMING).glob(f"*{_PART}"))
-        for part in parts:
-            part.unlink(missing_ok=True)
-        return len(parts)
+    def files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the relative path of each file below one of the store's folders, one study's folder after the other."""
+        for path in _walk(self._root / folder):
+            try:
+                found = path.stat()
+            except FileNotFoundError:  # it had its final name a moment ago, or retention was here
+                continue
+            yield str(path.relative_to(self._root)), found
 
-    def _folders(self, study_uid: UID) -> tuple[Path, Path]:
-        return self._root / _INSTANCES / study_uid, self._root / _PICTURES / study_uid
+    def sweep(self) -> list[str]:
+        """Remove what a crash left half-written, and return the relative paths.
 
-    def _write(self, target: Path, pieces: tuple[bytes, ...]) -> None:
-        part = self._root / _INCOMING / f"{uuid.uuid4().hex}{_PART}"
+        What a living process writes stays, on whichever machine it runs: it holds the lock of its file.
+        """
+        return [relative for relative, _ in [*self.files(INCOMING)] if _remove_if_dead(self.path(relative))]
+
+    def _stage(
+        self, target: Callable[[], str], pieces: tuple[bytes | bytearray, ...], *, name_first: bool = False
+    ) -> "Staged":
+        """Return a file that is safe but for its name; `target` is asked for it while the disk writes.
+
+        With `name_first` it has it by then, safe too, unless another file has it.
+        """
+        part = self._root / INCOMING / f"{uuid.uuid4().hex}{_PART}"
         try:
-            _write_synced(part, pieces)
-            self._rename_synced(part, self._root / target)
+            descriptor = _open_locked(part)
+            try:
+                _write_all(descriptor, pieces)
+                path = target()
+                is_named = name_first and give_new_name(part, self._root / path)
+                if is_named:
+                    self._sync_with_name(descriptor, self._root / path)
+                else:
+                    os.fsync(descriptor)
+                inode = os.fstat(descriptor).st_ino
+            except BaseException:
+                os.close(descriptor)
+                raise
         except OSError as error:
             part.unlink(missing_ok=True)
-            kind = OutOfSpace if error.errno in _NO_SPACE else StoreError
-            raise kind(f"{target}: cannot be kept: {error.strerror}") from error
+            raise _not_kept(target(), error) from error
+        name = _has_name if is_named else self._rename_synced
+        return Staged(path, part, descriptor, inode, lambda: name(part, self._root / path))
 
     def _check_reserve(self, num_bytes: int) -> None:
         try:
@@ -157,34 +321,142 @@ class InstanceStore:
         if free - num_bytes < self._min_free_bytes:
             raise OutOfSpace(f"{free} bytes free, {num_bytes} wanted, node.min_free_bytes is {self._min_free_bytes}")
 
-    def _rename_synced(self, part: Path, target: Path) -> None:
-        folder = target.parent
-        folder.mkdir(mode=0o700, exist_ok=True)
+    def _sync_with_name(self, descriptor: int, target: Path) -> None:
+        """Make a file and its name safe; both are waited for at the same time."""
+        synced = self._aside.submit(os.fsync, descriptor)
         try:
-            part.rename(target)
-        except FileNotFoundError:  # retention removed the folder in between
-            folder.mkdir(mode=0o700, exist_ok=True)
-            part.rename(target)
-        _sync_folder(folder)
-        # Each time: another process may have made the folder a moment ago and not yet have synced its name.
-        _sync_folder(folder.parent)
+            self._sync(target.parent)
+        finally:
+            wait([synced])  # until then the descriptor is in use
+        synced.result()
+
+    def _rename_synced(self, part: Path, target: Path) -> None:
+        in_folder(target.parent, lambda: part.rename(target))
+        self._sync(target.parent)
 
 
-def _write_synced(path: Path, pieces: tuple[bytes, ...]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+class Staged:
+    """A file that is safe, and in nobody's way: it has no name yet."""
+
+    def __init__(self, path: str, part: Path, descriptor: int, inode: int, rename: Callable[[], None]) -> None:
+        self.path = path
+        """Relative to data_dir, once it has its name."""
+        self.inode = inode
+        self._part: Path | None = part
+        self._descriptor = descriptor  # its lock tells a sweep that somebody lives who wants it
+        self._rename = rename
+
+    def name(self) -> None:
+        """Give it its name.
+
+        Raises:
+            OutOfSpace, StoreError: it cannot have it.
+        """
+        try:
+            self._rename()
+        except OSError as error:
+            raise _not_kept(self.path, error) from error
+        self._part = None
+
+    def close(self) -> None:
+        """Let go of it, and remove it if it has no name."""
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+        os.close(self._descriptor)  # and its lock: not before the file has its final name
+
+
+def _has_name(_part: Path, _target: Path) -> None:
+    """Do nothing: it has its name already."""
+
+
+def _named(staged: Staged) -> str:
     try:
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+        staged.name()
+    finally:
+        staged.close()
+    return staged.path
+
+
+def _not_kept(target: str, error: OSError) -> StoreError:
+    kind = OutOfSpace if error.errno in _NO_SPACE else StoreError
+    return kind(f"{target}: cannot be kept: {error.strerror}")
+
+
+def preview_path(instance_path: str) -> str:
+    """Return where the preview of a loop is, or would be, both paths relative to data_dir."""
+    return str(Path(PREVIEWS, *Path(instance_path).parts[1:]))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for the node alone, and those above it; each name that is made survives a power cut."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield every file below; no folder lies in memory whole."""
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path))
+            else:
+                yield Path(entry.path)
+
+
+def _open_locked(part: Path) -> int:
+    """Return a new file that `InstanceStore.sweep` leaves alone as long as it is open."""
+    while True:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:  # a sweep has none either, and leaves it alone
+                os.close(descriptor)
+                raise
+        if part.exists():
+            return descriptor
+        os.close(descriptor)  # a sweep came between the two
+
+
+def _remove_if_dead(part: Path) -> bool:
+    """Remove a file that nobody holds; what cannot be removed stays, and `orphans` names it."""
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
+    return True
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_all(descriptor: int, pieces: tuple[bytes | bytearray, ...]) -> None:
+    """Write, and let the disk begin with each piece at once: fsync then waits for little."""
+    offset = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            num_bytes = os.write(descriptor, view[:_PIECE])
+            if num_bytes == _PIECE:
+                # What this asks for is a start; what is not on the disk yet stays in memory for the worker.
+                os.posix_fadvise(descriptor, offset, num_bytes, os.POSIX_FADV_DONTNEED)
+            view, offset = view[num_bytes:], offset + num_bytes
+
+
+def _sync_names(root: Path) -> None:
+    """Make the names of folders survive a power cut: those in `root`, its own, and those of the folders above it."""
+    for folder in (root, *root.absolute().parents):
+        try:
+            sync_folder(folder)
+        except OSError:  # none that we could have made a folder in
+            return

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
@@ -32,6 +32,7 @@ from tests.doubles.wire_peer import (
     VERIFICATION,
     WirePeer,
 )
+from tests.patience import eventually
 
 SPAWN = multiprocessing.get_context("spawn")
 ECHO = (VERIFICATION, (IMPLICIT_LITTLE,))
@@ -74,7 +75,7 @@ def acceptors(tmp_path: Path) -> Iterator[Acceptors]:
         try:
             for other in reversed(processes):
                 with _stopped(other):
-                    assert _eventually(lambda: _echoes(port), START_SECONDS)
+                    assert eventually(lambda: _echoes(port), START_SECONDS)
             yield Acceptors(port=port, listening=listening, processes=processes, settings=settings)
         finally:
             for process in processes:
@@ -104,7 +105,7 @@ def test_the_limit_of_associations_is_that_of_all_processes(acceptors: Acceptors
             process.kill()
         for peer in peers:
             peer.socket.close()
-        assert _eventually(lambda: _echoes(acceptors.port))
+        assert eventually(lambda: _echoes(acceptors.port))
 
 
 def test_an_association_ends_in_good_order_after_sigterm_and_then_the_process(acceptors: Acceptors) -> None:
@@ -116,7 +117,7 @@ def test_an_association_ends_in_good_order_after_sigterm_and_then_the_process(ac
         for process in acceptors.processes:
             process.terminate()
         acceptors.listening.close()
-        assert _eventually(lambda: not _connects(acceptors.port))
+        assert eventually(lambda: not _connects(acceptors.port))
 
         peer.socket.sendall(message[-20:])
         status = peer.response().status
@@ -203,7 +204,7 @@ class _stopped:
 
     def __enter__(self) -> None:
         os.kill(self._pid, signal.SIGSTOP)
-        assert _eventually(lambda: _states(self._pid) == {"T"})  # until then it may still accept
+        assert eventually(lambda: _states(self._pid) == {"T"})  # until then it may still accept
 
     def __exit__(self, *_: object) -> None:
         os.kill(self._pid, signal.SIGCONT)
@@ -250,12 +251,3 @@ def _connects(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def _eventually(holds: Callable[[], bool], patience: float = DEADLINE) -> bool:
-    deadline = time.monotonic() + patience
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

@@ -1,20 +1,25 @@
 """An instance is safe and counted when the intake returns, or nothing of it is left."""
 
 import contextlib
+import errno
 import itertools
 import multiprocessing
+import os
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from sqlalchemy import func, select, text
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import LedgerUnavailable, UidConflict
+from dicom_node.errors import LedgerUnavailable, StoreError, UidConflict
 from dicom_node.identity import UID
 from dicom_node.intake import Intake, IntakeKind
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
@@ -22,7 +27,7 @@ from dicom_node.ledger.reports import WrittenPicture
 from dicom_node.ledger.schema import History, Instance, Report, Study, StudyState
 from dicom_node.ledger.views import study_json
 from dicom_node.report.sr_class import SR_CLASSES, uid_in_class
-from dicom_node.store import InstanceStore, dataset_digest
+from dicom_node.store import InstanceStore, Kept, dataset_digest
 from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals, instance
 from tests.doubles.clock import ManualClock
@@ -233,6 +238,72 @@ def test_a_commit_that_fails_after_the_rename_removes_its_file(
         arrivals.send()
 
     assert images(store) == []
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["the file's", "the folder's"])
+def test_an_fsync_that_fails_after_the_name_was_given_leaves_no_file_and_no_row(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore, which: int
+) -> None:
+    arrivals.send()
+    calls = itertools.count()
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if next(calls) == which:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    with mock.patch.object(os, "fsync", side_effect=fail), pytest.raises(StoreError):
+        arrivals.send(sop_uid=SOP)
+
+    assert len(images(store)) == 1
+    assert count(sessions, Instance) == 1
+    assert len(arrivals.rung) == 1
+
+
+def test_a_file_that_fails_and_has_the_name_of_another_association_s_row_stays(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    """The same instance comes over two associations; the disk fails the one when the other has had its answer."""
+    fsync = os.fsync
+    others = [arrivals.intake]
+
+    def fail(descriptor: int) -> None:
+        if not others or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            fsync(descriptor)
+            return
+        others.pop().receive(instance(STUDY, SOP, b"pixels"))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with mock.patch.object(os, "fsync", side_effect=fail), pytest.raises(StoreError):
+        arrivals.send(sop_uid=SOP, dataset=b"pixels")
+
+    assert count(sessions, Instance) == 1
+    assert [path.read_bytes()[-6:] for path in images(store)] == [b"pixels"]
+
+
+def test_a_name_that_another_file_took_before_the_row_is_given_to_a_safe_one(
+    arrivals: Arrivals, sessions: Sessions, store: InstanceStore
+) -> None:
+    """Retention removed the file, and another association has just begun to keep the same instance."""
+    keep = store.keep
+    synced: list[int] = []
+
+    def lose(*arguments: Any, **options: Any) -> Kept:
+        kept = keep(*arguments, **options)
+        if options:
+            store.remove(kept.path)
+            store.path(kept.path).parent.mkdir(exist_ok=True)
+            store.path(kept.path).write_bytes(b"not yet safe")
+        synced.append(kept.inode)
+        return kept
+
+    with mock.patch.object(store, "keep", side_effect=lose):
+        arrivals.send(sop_uid=SOP, dataset=b"pixels")
+
+    (image,) = images(store)
+    assert (image.stat().st_ino, image.read_bytes()[-6:]) == (synced[-1], b"pixels")
+    assert len(synced) == 2
 
 
 def test_a_bell_is_rung_only_after_the_commit(sessions: Sessions, store: InstanceStore, clock: ManualClock) -> None:

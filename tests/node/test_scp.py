@@ -10,7 +10,7 @@ from pydicom import dcmread
 from sqlalchemy import select
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import IntakeError, LedgerUnavailable, OutOfSpace, StoreError, UidConflict
+from dicom_node.errors import IntakeError, LedgerUnavailable, OtherStudy, OutOfSpace, StoreError, UidConflict
 from dicom_node.intake import Intake
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.schema import Instance
@@ -154,7 +154,7 @@ def test_the_requestor_s_first_transfer_syntax_is_accepted(node: Node) -> None:
 
 def test_other_services_are_refused_beside_storage(node: Node) -> None:
     """Without ending the association, and the instance goes through."""
-    other = (STUDY_ROOT_FIND, "1.2.840.10008.1.20.1", "1.2.840.10008.3.1.2.3.3")
+    other = (STUDY_ROOT_FIND, "1.2.840.10008.5.1.1.9", "1.2.840.10008.3.1.2.3.3")  # query, printing, MPPS
     with WirePeer(node.port) as peer:
         answer = peer.associate(
             *((uid, (IMPLICIT_LITTLE,)) for uid in other),
@@ -328,7 +328,7 @@ def test_a_full_quarantine_changes_no_answer(tmp_path: Path) -> None:
 
 def test_every_intake_error_has_a_status_of_its_own_kind() -> None:
     """A new error would be answered as a mistake of ours."""
-    assert set(IntakeError.__subclasses__()) == {StoreError, LedgerUnavailable, UidConflict}
+    assert set(IntakeError.__subclasses__()) == {StoreError, LedgerUnavailable, OtherStudy, UidConflict}
 
 
 def test_pixel_data_in_many_fragments_of_the_wire_is_put_together(node: Node, peer: WirePeer) -> None:

@@ -5,7 +5,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from dicom_node.settings import Node, settings_from
 from tests.doubles.datasets import encoded, loop
 from tests.doubles.receiver import Inbox, Receiver, running_receiver
 from tests.doubles.wire_peer import ABORT, DEADLINE, DEFLATED, IMPLICIT_LITTLE, P_DATA, VERIFICATION, WirePeer, p_data
+from tests.patience import eventually
 
 ECHO = (VERIFICATION, (IMPLICIT_LITTLE,))
 KNOWN = {"name": "cart", "ae_title": "CART", "addresses": ["127.0.0.1"]}
@@ -29,19 +30,6 @@ IMPATIENT = Limits(
     network=timedelta(milliseconds=600),
     stall=timedelta(milliseconds=300),
 )
-
-
-@pytest.fixture
-def inbox() -> Inbox:
-    """An intake that remembers."""
-    return Inbox()
-
-
-@pytest.fixture
-def receiver(tmp_path: Path, inbox: Inbox) -> Iterator[Receiver]:
-    """A node with the usual limits."""
-    with running_receiver(tmp_path, inbox.receive) as running:
-        yield running
 
 
 @pytest.fixture
@@ -88,7 +76,7 @@ def test_a_peer_is_known_by_title_and_address(
 def test_a_peer_is_known_by_its_address_on_a_socket_for_both_protocols() -> None:
     """The system writes 10.1.2.3 as ::ffff:10.1.2.3 there."""
     settings = settings_from({"node": STRICT, "peers": [{**KNOWN, "addresses": ["10.0.0.0/8"]}]})
-    door = Doorkeeper(node=settings.node, peers=settings.peers, has_room=lambda: True, take_seat=lambda _: True)
+    door = Doorkeeper(node=settings.node, peers=settings.peers, has_room=lambda: True, take_seat=lambda *_: None)
 
     assert door.judge("ECHONODE", "CART", "::ffff:10.1.2.3", 1) is None
     assert door.judge("ECHONODE", "CART", "::ffff:11.1.2.3", 1) is Rejection.CALLING_AE
@@ -98,9 +86,8 @@ def test_who_is_not_let_in_takes_no_seat() -> None:
     """Strangers cannot keep the carts out."""
     asked: list[object] = []
 
-    def take_seat(who: object) -> bool:
+    def take_seat(who: object, _peer: str) -> None:
         asked.append(who)
-        return True
 
     door = Doorkeeper(node=Node(require_known_peer=True), peers=(), has_room=lambda: True, take_seat=take_seat)
 
@@ -134,11 +121,35 @@ def test_more_associations_than_there_are_seats_are_rejected_until_one_is_free(t
         with WirePeer(receiver.port) as third:
             assert third.associate().rejection == (2, 3, 2)
         first.release()
-        assert _eventually(lambda: _associates(receiver.port))
+        assert eventually(lambda: _associates(receiver.port))
         second.socket.close()
         with WirePeer(receiver.port) as fourth, WirePeer(receiver.port) as fifth:
-            assert _eventually(lambda: fourth.associate(ECHO).rejection is None or _reconnect(fourth, receiver.port))
-            assert _eventually(lambda: fifth.associate(ECHO).rejection is None or _reconnect(fifth, receiver.port))
+            assert eventually(lambda: fourth.associate(ECHO).rejection is None or _reconnect(fourth, receiver.port))
+            assert eventually(lambda: fifth.associate(ECHO).rejection is None or _reconnect(fifth, receiver.port))
+
+
+def test_a_peer_has_seats_of_its_own_and_takes_none_of_the_others(tmp_path: Path) -> None:
+    """Local limit exceeded for it alone."""
+    node = {"max_associations": 4, "max_associations_per_peer": 2}
+    with running_receiver(tmp_path, Inbox().receive, node=node) as receiver, ExitStack() as stack:
+        greedy = [stack.enter_context(WirePeer(receiver.port, calling="GREEDY")) for _ in range(3)]
+        cart = stack.enter_context(WirePeer(receiver.port))
+
+        assert [peer.associate().rejection for peer in greedy] == [None, None, (2, 3, 2)]
+        assert cart.associate().rejection is None
+
+
+def test_the_limits_of_an_instance_and_of_silence_are_the_configuration_s(tmp_path: Path) -> None:
+    """A data set that is too long ends its association, and so does silence."""
+    node = {"max_instance_bytes": 1_000_000, "idle_seconds": 1}
+    with running_receiver(tmp_path, Inbox().receive, node=node) as receiver:
+        with WirePeer(receiver.port) as peer:
+            peer.associate()
+            with pytest.raises(ConnectionError):
+                peer.store(bytes(1_500_000))
+        with WirePeer(receiver.port) as idle:
+            idle.associate()
+            assert idle.read_pdu()[0] == ABORT
 
 
 def test_connections_that_say_nothing_take_no_seat(tmp_path: Path) -> None:
@@ -150,8 +161,8 @@ def test_connections_that_say_nothing_take_no_seat(tmp_path: Path) -> None:
         assert _associates(receiver.port)
 
 
-def test_connections_that_say_nothing_are_bounded_and_closed(tmp_path: Path) -> None:
-    """Each costs two threads."""
+def test_connections_that_say_nothing_are_bounded_and_the_oldest_makes_room(tmp_path: Path) -> None:
+    """Each costs a thread; who asks for an association is let in all the same."""
     limits = Limits(max_pdu=131072, max_silent=3, acse=timedelta(seconds=60))
     with running_receiver(tmp_path, Inbox().receive, limits=limits) as receiver, ExitStack() as stack:
         silent = [
@@ -159,7 +170,35 @@ def test_connections_that_say_nothing_are_bounded_and_closed(tmp_path: Path) -> 
             for _ in range(4)
         ]
 
-        assert silent[3].recv(1) == b""
+        assert silent[0].recv(1) == b""
+        assert _associates(receiver.port)
+        assert silent[1].recv(1) == b""
+
+
+def test_a_hundred_silent_connections_cost_no_thread_that_is_awake(receiver: Receiver) -> None:
+    """pynetdicom would look at each of them a thousand times a second, and the peers that send would wait for it."""
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", receiver.port)))
+        assert eventually(lambda: len(receiver.acceptor.server.lobby) == 100)
+
+        assert receiver.acceptor.server.active_associations == []
+        assert _associates(receiver.port)
+    assert eventually(lambda: len(receiver.acceptor.server.lobby) == 0)
+
+
+def test_a_flood_of_connections_does_not_make_the_node_tidy_up_all_the_time(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pynetdicom would collect garbage at every 60th, with everybody waiting."""
+    collected: list[int] = []
+    monkeypatch.setattr("pynetdicom.transport.gc.collect", lambda: collected.append(1))
+    began = time.monotonic()
+    for _ in range(400):
+        socket.create_connection(("127.0.0.1", receiver.port)).close()
+    assert _associates(receiver.port)  # so all of them were accepted
+
+    assert len(collected) <= 1 + (time.monotonic() - began) / 5
 
 
 def test_a_connection_that_asks_for_nothing_is_closed(impatient: Receiver) -> None:
@@ -183,7 +222,7 @@ def test_a_request_that_comes_drop_by_drop_is_cut_off(impatient: Receiver) -> No
     with WirePeer(impatient.port) as peer:
         drops = iter(peer.request(ECHO))
 
-        assert _eventually(lambda: _is_closed_after(peer.socket, bytes([next(drops)])))
+        assert eventually(lambda: _is_closed_after(peer.socket, bytes([next(drops)])))
 
 
 @pytest.mark.parametrize("num_bytes", [3, 6, 5000])
@@ -197,7 +236,7 @@ def test_a_peer_that_stops_in_a_message_frees_its_seat(tmp_path: Path, num_bytes
         stalled.associate()
         stalled.socket.sendall(p_data(bytes(100_000))[:num_bytes])
 
-        assert _eventually(lambda: _associates(receiver.port))
+        assert eventually(lambda: _associates(receiver.port))
         assert stalled.read_pdu()[0] in (0, ABORT)
 
 
@@ -211,7 +250,7 @@ def test_an_association_that_says_nothing_is_aborted(tmp_path: Path) -> None:
         idle.associate()
 
         assert idle.read_pdu()[0] == ABORT
-        assert _eventually(lambda: _associates(receiver.port))
+        assert eventually(lambda: _associates(receiver.port))
 
 
 def test_stalled_peers_do_not_keep_others_waiting(receiver: Receiver, inbox: Inbox) -> None:
@@ -244,11 +283,15 @@ def test_an_association_request_without_measure_is_aborted_not_buffered(receiver
     assert _associates(receiver.port)
 
 
-def test_a_pdu_longer_than_agreed_is_aborted_not_buffered(receiver: Receiver) -> None:
+@pytest.mark.parametrize("where", ["at the begin", "in a data set"])
+def test_a_pdu_longer_than_agreed_is_aborted_not_buffered(receiver: Receiver, where: str) -> None:
     """Although the peer goes on sending; the abort overtakes nothing and is not lost."""
     before = _resident_bytes()
     with WirePeer(receiver.port) as peer:
         peer.associate()
+        if where == "in a data set":
+            content = encoded(loop())
+            peer.socket.sendall(peer.store_message(content).removesuffix(p_data(content)))
         peer.socket.sendall(struct.pack(">BBL", P_DATA, 0, 1 << 30) + bytes(1 << 20))
 
         assert peer.read_pdu()[0] == ABORT
@@ -305,9 +348,10 @@ def test_many_associations_come_and_go_without_leaving_anything(receiver: Receiv
         with socket.create_connection(("127.0.0.1", receiver.port)):  # a load balancer's probe
             pass
 
-    assert _eventually(lambda: receiver.acceptor.server.active_associations == [])
-    assert _eventually(lambda: receiver.acceptor.seats.holders() == [])
-    assert _eventually(lambda: _num_files() <= before + 2)
+    assert eventually(lambda: receiver.acceptor.server.active_associations == [])
+    assert eventually(lambda: receiver.acceptor.seats.holders() == [])
+    assert eventually(lambda: len(receiver.acceptor.server.lobby) == 0)
+    assert eventually(lambda: _num_files() <= before + 2)
 
 
 def _is_closed_after(connection: socket.socket, drop: bytes) -> bool:
@@ -334,15 +378,6 @@ def _reconnect(peer: WirePeer, port: int) -> bool:
     peer.socket.close()
     peer.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
     return False
-
-
-def _eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def _num_files() -> int:
