@@ -77,9 +77,6 @@ def _storage(suffix: str, handling: Handling = Handling.LISTED) -> SopClass:
     return SopClass(uid=UID(f"1.2.840.10008.5.1.4.1.1.{suffix}"), handling=handling)
 
 
-VERIFICATION = UID("1.2.840.10008.1.1")
-"""The one service beside Storage: every acceptor offers it (PS3.2 section 7)."""
-
 ULTRASOUND_MULTIFRAME = _storage("3.1", Handling.ANALYSED)
 ULTRASOUND_MULTIFRAME_RETIRED = _storage("3", Handling.ANALYSED)
 ULTRASOUND = _storage("6.1")
@@ -93,7 +90,7 @@ STORED = (
     _storage("6.2"),  # Enhanced US Volume
     _storage("6.3"),  # Photoacoustic
     *(_storage(suffix) for suffix in ("7", "7.1", "7.2", "7.3", "7.4")),  # Secondary Capture
-    *(_storage(suffix) for suffix in ("88.11", "88.22", "88.33", "88.34", "88.35")),  # Structured Reports
+    *(_storage(suffix) for suffix in ("88.11", "88.22", "88.33", "88.34", "88.35", "88.75")),  # Structured Reports
     _storage("88.59"),  # Key Object Selection
     _storage("104.1"),  # Encapsulated PDF
     _storage("11.1"),  # Grayscale Softcopy Presentation State
@@ -101,9 +98,6 @@ STORED = (
     _storage("9.1.1"),  # 12-lead ECG
 )
 """The storage classes that an echo study is made of; any other is kept and listed too."""
-
-SENT = (_storage("88.33"),)
-"""The storage classes that the node sends: Comprehensive SR."""
 
 
 def _syntax(suffix: str, decoding: Decoding, encoding: Encoding = Encoding.EXPLICIT_LITTLE) -> TransferSyntax:
