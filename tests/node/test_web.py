@@ -1,30 +1,33 @@
 """The web side, over a real socket."""
 
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from dicom_node import completion
 from dicom_node.acceptor import listen
 from dicom_node.broker import EmbeddedBroker
+from dicom_node.clock import utc_now
+from dicom_node.dispatch import Bell
 from dicom_node.identity import UID
 from dicom_node.ledger import reports
 from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.reports import WrittenReport
-from dicom_node.settings import Settings, settings_from
+from dicom_node.settings import Study as StudySection
 from dicom_node.store import InstanceStore
-from dicom_node.web.app import make_app
-from dicom_node.web.server import WebServer
+from dicom_node.ticker import Ticker
+from dicom_node.web.health import LOST, Health, Pulse
 from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals
 from tests.doubles.clock import ManualClock
-
-Serve = Callable[..., httpx.Client]
+from tests.node.sites import TOKEN, Serve, Site, page_settings, serving_page
+from tests.patience import wait_until
 
 
 @pytest.fixture
@@ -53,43 +56,26 @@ def door() -> Iterator[socket.socket]:
 def serve(
     sessions: Sessions, store: InstanceStore, tmp_path: Path, broker: EmbeddedBroker, door: socket.socket
 ) -> Iterator[Serve]:
-    """Start the page with these settings and return a client of it."""
-    running: list[tuple[WebServer, httpx.Client]] = []
+    """Start the page with these settings."""
+    with ExitStack() as running:
 
-    def start(*, token: str = "", min_free_bytes: int = 0, broker_url: str = "") -> httpx.Client:
-        settings = _settings(tmp_path, token, min_free_bytes, broker_url or broker.url)
-        listening = listen("127.0.0.1", 0)
-        server = WebServer(make_app(settings, sessions, store, door.getsockname()[1]), listening)
-        client = httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=20)
-        server.start()
-        running.append((server, client))
-        return client
+        def start(*, min_free_bytes: int = 0, broker_url: str = "", pulse: Pulse | None = None, **web: Any) -> Site:
+            settings = page_settings(tmp_path / "data", broker_url or broker.url, min_free_bytes=min_free_bytes, **web)
+            site = serving_page(settings, sessions, store, door.getsockname()[1], pulse=pulse)
+            return running.enter_context(site)
 
-    yield start
-    for server, client in running:
-        client.close()
-        server.stop()
-
-
-def _settings(tmp_path: Path, token: str, min_free_bytes: int, broker_url: str) -> Settings:
-    return settings_from(
-        {
-            "node": {"data_dir": str(tmp_path / "data"), "min_free_bytes": min_free_bytes},
-            "broker": {"url": broker_url},
-            "web": {"token": token},
-        }
-    )
+        yield start
 
 
 def test_a_node_in_order_is_healthy(serve: Serve) -> None:
-    answer = serve().get("/healthz")
+    answer = serve().client.get("/healthz")
 
     assert answer.status_code == 200
     assert answer.json() == {"status": "ok", "wrong": []}
 
 
 def test_health_names_what_is_wrong(serve: Serve, door: socket.socket) -> None:
-    client = serve(min_free_bytes=10**18, broker_url="redis://127.0.0.1:1/0")
+    client = serve(min_free_bytes=10**18, broker_url="redis://127.0.0.1:1/0").client
     door.close()
     answer = client.get("/healthz")
 
@@ -102,7 +88,7 @@ def test_health_names_what_is_wrong(serve: Serve, door: socket.socket) -> None:
 
 
 def test_a_ledger_that_cannot_be_written_is_wrong(serve: Serve, sessions: Sessions) -> None:
-    client = serve()
+    client = serve().client
     with sessions() as session:
         session.connection().exec_driver_sql("ALTER TABLE study RENAME TO gone")
         session.commit()
@@ -117,7 +103,7 @@ def test_the_interface_gives_the_json_of_the_command_line(
 ) -> None:
     arrivals.send()
     arrivals.send(UID("1.2.826.0.1.77"))
-    client = serve()
+    client = serve().client
     listed = client.get("/api/studies").json()
     one = client.get(f"/api/studies/{STUDY}").json()
 
@@ -129,7 +115,7 @@ def test_the_interface_gives_the_json_of_the_command_line(
 
 def test_studies_are_asked_for_by_state(serve: Serve, arrivals: Arrivals) -> None:
     arrivals.send()
-    client = serve()
+    client = serve().client
 
     assert len(client.get("/api/studies?state=receiving").json()) == 1
     assert client.get("/api/studies?state=failed").json() == []
@@ -138,12 +124,12 @@ def test_studies_are_asked_for_by_state(serve: Serve, arrivals: Arrivals) -> Non
 
 @pytest.mark.parametrize("uid", ["1.2.3", "no-uid", "..%2f..%2fetc"])
 def test_a_study_that_is_not_there_is_not_found(serve: Serve, uid: str) -> None:
-    assert serve().get(f"/api/studies/{uid}").status_code == 404
+    assert serve().client.get(f"/api/studies/{uid}").status_code == 404
 
 
 def test_metrics_count_studies_and_deliveries_by_state(serve: Serve, arrivals: Arrivals) -> None:
     arrivals.send()
-    text = serve().get("/metrics").text
+    text = serve().client.get("/metrics").text
 
     assert 'echo_node_studies{state="receiving"} 1.0' in text
     assert 'echo_node_studies{state="failed"} 0.0' in text
@@ -153,7 +139,7 @@ def test_metrics_count_studies_and_deliveries_by_state(serve: Serve, arrivals: A
 
 def test_the_page_lists_studies(serve: Serve, arrivals: Arrivals) -> None:
     arrivals.send()
-    answer = serve().get("/")
+    answer = serve().client.get("/")
 
     assert answer.headers["content-type"].startswith("text/html")
     assert STUDY in answer.text
@@ -179,7 +165,7 @@ def test_the_page_says_what_the_weights_are_worth_and_escapes_it(
 ) -> None:
     findings = {"ensemble": {"statement": "untrained weights: <b>numbers</b> have no meaning"}, "results": []}
     report(findings, sessions, arrivals, analyst, clock)
-    text = serve().get("/").text
+    text = serve().client.get("/").text
 
     assert "untrained weights: &lt;b&gt;numbers&lt;/b&gt; have no meaning" in text
 
@@ -189,31 +175,119 @@ def test_the_page_shows_what_the_cart_measured_beside_ours(
 ) -> None:
     value = {"task": "lvef", "value": 54.0, "unit": "%", "method": "biplane", "sop_instance_uid": "1.2.8"}
     report({"results": [], "cart": [value]}, sessions, arrivals, analyst, clock)
-    client = serve()
+    client = serve().client
 
-    assert "cart: lvef 54 %, biplane" in client.get("/").text
+    assert "cart: LVEF 54.0 %, biplane" in client.get("/").text
     assert client.get(f"/api/studies/{STUDY}").json()["cart"] == [value]
 
 
-@pytest.mark.parametrize("path", ["/", "/api/studies", "/api/studies/1.2.3", "/metrics", "/healthz"])
-@pytest.mark.parametrize("header", ["", "Bearer wrong", "Bearer", "Basic c2VjcmV0", "Bearer secretsecret"])
-def test_without_the_token_nothing_is_shown(serve: Serve, path: str, header: str) -> None:
-    answer = serve(token="secret").get(path, headers={"Authorization": header} if header else {})
+def test_health_without_the_token_says_that_something_is_wrong_and_not_what(serve: Serve, door: socket.socket) -> None:
+    client, other = serve(token=TOKEN).client, serve(token=TOKEN).client
+    right = client.get("/healthz")
+    door.close()
+    failing = other.get("/healthz")
+    asked = client.get("/healthz", headers={"Authorization": f"Bearer {TOKEN}"})
 
-    assert answer.status_code == 401
-    assert "bearer" in answer.headers["WWW-Authenticate"].lower()
-
-
-def test_with_the_token_everything_is_shown(serve: Serve) -> None:
-    client = serve(token="secret")
-    client.headers["Authorization"] = "Bearer secret"
-
-    assert client.get("/").status_code == 200
-    assert client.get("/healthz").status_code == 200
+    assert (right.status_code, right.json()) == (200, {"status": "ok"})
+    assert (failing.status_code, failing.json()) == (503, {"status": "failing"})
+    assert (asked.status_code, asked.json()["wrong"]) == (503, ["nobody accepts DICOM associations"])
 
 
-def test_pages_are_kept_by_no_cache_and_run_no_script(serve: Serve) -> None:
-    headers = serve().get("/").headers
+def test_whoever_asks_for_the_health_without_the_token_makes_no_more_work_than_one(
+    sessions: Sessions, store: InstanceStore, tmp_path: Path, broker: EmbeddedBroker, door: socket.socket
+) -> None:
+    now = [100.0]
+    settings = page_settings(tmp_path / "data", broker.url)
+    health = Health(settings, sessions, store, door.getsockname()[1], Pulse(), lambda: now[0])
+    are_right = {health.is_right() for _ in range(20)}
+    door.settimeout(0)
+    door.accept()[0].close()
+    with pytest.raises(BlockingIOError):
+        door.accept()
+    now[0] += 3
+    health.is_right()
+    door.accept()[0].close()
 
-    assert headers["cache-control"] == "no-store"
-    assert "default-src 'none'" in headers["content-security-policy"]
+    assert are_right == {True}
+
+
+def test_a_clock_that_does_not_tick_is_wrong(serve: Serve) -> None:
+    now = [0.0]
+    client = serve(pulse=Pulse(lambda: now[0])).client
+    now[0] = LOST.total_seconds()
+    before = client.get("/healthz")
+    now[0] += 1
+    after = client.get("/healthz")
+
+    assert before.status_code == 200
+    assert (after.status_code, after.json()["wrong"]) == (503, ["the clock of the node does not tick"])
+
+
+def test_each_tick_without_a_mistake_is_a_beat(sessions: Sessions, broker: EmbeddedBroker) -> None:
+    now = [0.0]
+    pulse = Pulse(lambda: now[0])
+    now[0] = LOST.total_seconds() + 1
+    was_lost = pulse.is_lost
+    with ticking(sessions, broker, pulse):
+        wait_until(lambda: not pulse.is_lost)
+
+    assert was_lost
+
+
+def test_a_tick_that_fails_is_no_beat(
+    sessions: Sessions, broker: EmbeddedBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sessions() as session:
+        session.connection().exec_driver_sql("ALTER TABLE study RENAME TO gone")
+        session.commit()
+    now = [0.0]
+    pulse = Pulse(lambda: now[0])
+    now[0] = LOST.total_seconds() + 1
+    said: list[str] = []
+    with ticking(sessions, broker, pulse):
+        wait_until(lambda: bool(said.append(capsys.readouterr().out)) or "ledger_not_ticked" in "".join(said))
+
+    assert pulse.is_lost
+
+
+@contextmanager
+def ticking(sessions: Sessions, broker: EmbeddedBroker, pulse: Pulse) -> Iterator[None]:
+    """Run the clock's thread until the block ends."""
+    stop, bell = threading.Event(), Bell(broker.url)
+    ticker = Ticker(sessions, bell, StudySection(quiet_seconds=30), utc_now, pulse)
+    thread = threading.Thread(target=ticker.run, args=(stop,))
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    bell.close()
+
+
+def test_a_failed_study_is_taken_up_over_the_interface_and_a_worker_called(serve: Serve, failed: int) -> None:
+    site = serve(token=TOKEN)
+    site.client.headers["Authorization"] = f"Bearer {TOKEN}"
+    answer = site.client.post(f"/api/studies/{STUDY}/retry")
+    again = site.client.post(f"/api/studies/{STUDY}/retry")
+
+    assert answer.status_code == 200
+    assert (answer.json()["state"], answer.json()["error"]) == ("analysing", None)
+    assert site.rung == [failed]
+    assert (again.status_code, again.json()) == (409, {"detail": f"study {STUDY} has not failed: nothing to retry"})
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", "no-uid"])
+def test_a_study_that_is_not_there_cannot_be_retried(serve: Serve, uid: str) -> None:
+    client = serve(token=TOKEN).client
+
+    assert client.post(f"/api/studies/{uid}/retry", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 404
+
+
+def test_a_ledger_that_does_not_answer_is_said_in_one_sentence(serve: Serve, sessions: Sessions) -> None:
+    client = serve().client
+    with sessions() as session:
+        session.connection().exec_driver_sql("ALTER TABLE study RENAME TO gone")
+        session.commit()
+    answer = client.get("/api/studies")
+
+    assert (answer.status_code, answer.json()) == (503, {"detail": "the ledger does not answer"})
+    assert answer.headers["cache-control"] == "no-store"
