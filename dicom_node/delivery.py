@@ -7,22 +7,26 @@ PS3.8 9.3.4: what may pass is tried again, longer and longer apart; what will no
 import random
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.audit import Outcome, StudyContent
 from dicom_node.clock import Clock
+from dicom_node.commitment import Reference
 from dicom_node.errors import DeliveryError, Refused, Transient, UnreadableReport
 from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.outbox import DueDelivery
 from dicom_node.ledger.reports import WrittenPicture
+from dicom_node.metrics.delivery import DeliveryMetrics
 from dicom_node.senders import Send, Sender, patience
 from dicom_node.settings import Peer
 from dicom_node.store import InstanceStore
+from dicom_node.transfers import patient_id_of
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +34,8 @@ FIRST_WAIT = timedelta(seconds=15)
 LONGEST_WAIT = timedelta(minutes=15)
 GIVE_UP_AFTER = timedelta(hours=48)
 """A report that could not be delivered for so long is a dead letter."""
+GIVE_UP_ATTEMPTS = 40
+"""But not before so many attempts: the clock may have been set forward, or the machine have been off, all the while."""
 PICTURE_ATTEMPTS = 3
 """A report goes before its pictures once they have held it up so often."""
 REFUSALS = 2
@@ -45,6 +51,9 @@ def backoff(attempt: int, jitter: float) -> timedelta:
     """Return how long to wait after the `attempt`th failure (from 1); `jitter` in -1..1 spreads it by a fifth."""
     wait: timedelta = min(FIRST_WAIT * int(2 ** min(attempt - 1, 16)), LONGEST_WAIT)
     return wait * (1.0 + 0.2 * jitter)
+
+
+Tell = Callable[[StudyContent, Outcome], None]
 
 
 class _AssociationLost(Exception):
@@ -65,6 +74,9 @@ class Deliverer:
     """How often a picture held up a delivery, by its id; in memory alone, for another process may count anew."""
     refusals: Counter[int] = field(default_factory=Counter)
     """How often the peer refused a report, by the id of its delivery."""
+    tell: Tell = lambda _content, _outcome: None
+    """Hears of what the peer has, and of what it will not have."""
+    metrics: DeliveryMetrics = field(default_factory=DeliveryMetrics)
 
     def run(self, stop: threading.Event) -> None:
         """Deliver what is due until `stop`; the body of the peer's thread."""
@@ -112,9 +124,10 @@ class Deliverer:
     def _deliver(self, item: DueDelivery, send: Send) -> None:
         """Send the pictures of a report and the report; the report first once they have held it up too often."""
         is_held_up = self.held_up[item.delivery_id] >= PICTURE_ATTEMPTS
+        sent: list[Reference] = []
         try:
-            without = [] if is_held_up else self._send_pictures(item, send)
-            self._send(item, item.path, send)
+            without = [] if is_held_up else self._send_pictures(item, send, sent)
+            report = self._send(item, item.path, send)
         except Transient as error:
             self._failed(item, error)
             raise _AssociationLost from error
@@ -124,16 +137,19 @@ class Deliverer:
             return
         is_lost = False
         if is_held_up:
-            without, is_lost = self._send_late_pictures(item, send)
+            without, is_lost = self._send_late_pictures(item, send, sent)
         self._forget(item)
-        outbox.delivered(self.sessions, item, self.clock, without)
+        ask_for = [*sent, report] if self.peer.storage_commitment else []
+        outbox.delivered(self.sessions, item, self.clock, without, ask_for, self.metrics.passed)
+        self.metrics.attempted(self.peer.name, "delivered")
+        self._tell(item, without, Outcome.SUCCESS)
         log.info("report_delivered", peer=self.peer.name, report=item.sop_instance_uid, attempt=item.attempt,
                  pictures=len(item.pictures) - len(without))  # fmt: skip
         if is_lost:
             raise _AssociationLost
 
-    def _send_pictures(self, item: DueDelivery, send: Send) -> list[str]:
-        """Send what the report refers to; return what the peer will not have, each with the reason.
+    def _send_pictures(self, item: DueDelivery, send: Send, sent: list[Reference]) -> list[str]:
+        """Send what the report refers to, and add it to `sent`; return what the peer will not have, with the reasons.
 
         Raises:
             Transient: it may have it later; the report waits, but not for ever.
@@ -141,7 +157,7 @@ class Deliverer:
         without = []
         for picture in item.pictures:
             try:
-                self._send(item, picture.path, send)
+                sent.append(self._send(item, picture.path, send))
             except Transient:
                 self.held_up[item.delivery_id] += 1
                 raise
@@ -149,7 +165,7 @@ class Deliverer:
                 without.append(self._without(item, picture, error))
         return without
 
-    def _send_late_pictures(self, item: DueDelivery, send: Send) -> tuple[list[str], bool]:
+    def _send_late_pictures(self, item: DueDelivery, send: Send, sent: list[Reference]) -> tuple[list[str], bool]:
         """Send them after their report, once; return what the peer has not, and whether the association is lost."""
         without = []
         lost: Transient | None = None
@@ -157,7 +173,7 @@ class Deliverer:
             try:
                 if lost is not None:
                     raise lost
-                self._send(item, picture.path, send)
+                sent.append(self._send(item, picture.path, send))
             except DeliveryError as error:
                 lost = error if isinstance(error, Transient) else lost
                 without.append(self._without(item, picture, error))
@@ -168,8 +184,8 @@ class Deliverer:
                     picture=picture.sop_instance_uid, reason=str(error))  # fmt: skip
         return f"without {picture.kind} {picture.sop_instance_uid}: {error}"
 
-    def _send(self, item: DueDelivery, relative: str, send: Send) -> None:
-        """Prolong the lease for as long as sending the file may take, and send it.
+    def _send(self, item: DueDelivery, relative: str, send: Send) -> Reference:
+        """Prolong the lease for as long as sending the file may take, and send it; return what the peer then has.
 
         Raises:
             Transient: the lease is lost, and whoever has it now sends the rest; or as `send`.
@@ -177,7 +193,7 @@ class Deliverer:
         path = self.store.path(relative)
         if not outbox.renew(self.sessions, item, _LEASE + patience(path), self.clock):
             raise Transient("the lease was lost")
-        send(path)
+        return send(path)
 
     def _forget(self, item: DueDelivery) -> None:
         self.held_up.pop(item.delivery_id, None)
@@ -185,14 +201,17 @@ class Deliverer:
 
     def _failed(self, item: DueDelivery, error: DeliveryError) -> None:
         now = self.clock()
-        is_late = now - item.created_at > GIVE_UP_AFTER
+        is_late = now - item.created_at > GIVE_UP_AFTER and item.attempt >= GIVE_UP_ATTEMPTS
         is_refused = isinstance(error, Refused) and self.refusals[item.delivery_id] >= REFUSALS
         if is_late or is_refused or isinstance(error, UnreadableReport):
             self._forget(item)
-            outbox.dead(self.sessions, item, str(error), self.clock)
+            if outbox.dead(self.sessions, item, str(error), self.clock):
+                self._tell(item, (), Outcome.SERIOUS_FAILURE)
+                self.metrics.attempted(self.peer.name, "dead")
             return
         at = self._next(item, error, now)
         if outbox.retry_later(self.sessions, item, str(error), at):
+            self.metrics.attempted(self.peer.name, "failed")
             log.warning(
                 "report_not_delivered",
                 peer=self.peer.name,
@@ -201,6 +220,16 @@ class Deliverer:
                 reason=str(error),
                 next_attempt_at=at.isoformat(),
             )
+
+    def _tell(self, item: DueDelivery, without: Sequence[str], outcome: Outcome) -> None:
+        missing = " ".join(without)
+        sent = [picture.sop_class_uid for picture in item.pictures if f"{picture.sop_instance_uid}:" not in missing]
+        content = StudyContent(
+            study_uid=item.study_instance_uid,
+            patient_id=patient_id_of(self.store.path(item.path)),
+            num_instances=Counter((*sent, item.sop_class_uid)),
+        )
+        self.tell(content, outcome)
 
     def _next(self, item: DueDelivery, error: DeliveryError, now: datetime) -> datetime:
         asked = error.retry_after if isinstance(error, Transient) else None

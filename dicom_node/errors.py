@@ -9,19 +9,27 @@ NodeError
 |   |   +-- OutOfSpace      the reserve of free space is reached: 0xA700
 |   +-- LedgerUnavailable   the ledger cannot commit now: 0xA700
 |   +-- UidConflict         the SOP Instance UID is known under another study: 0xC010
+|   +-- OtherStudy          a peer that was asked for a study sends another: 0x0124
 +-- ReportError             no report can be made of this study: state failed, reason named
 +-- DeliveryError           a report did not reach its peer
 |   +-- Transient           worth another attempt after a wait
 |   +-- Refused             the peer will never take it: dead letter
 |   |   +-- ClassRefused    it takes no instance of this SOP class: another class is tried
 |   +-- UnreadableReport    the file of the report is missing or damaged: dead letter
++-- MalformedCommitment     a message of Storage Commitment holds no list: 0x0115
++-- RetrieveError           a study was not fetched, or not whole: exit 1
++-- DamagedMessage          a line of the audit trail is no message: it is not forwarded
 +-- BrokerError             the embedded broker does not start
 +-- CannotServe             the node cannot start here: a port is taken, or another node uses the folder
 +-- NotInstalled            an optional part of the package is missing
++-- CannotReopen            the study cannot be analysed again now: exit 1
++-- InvalidCursor           no page of the list begins there: 404
++-- UnreadableCine          a picture for the page is missing or damaged: 404
 +-- UnknownStudy            no study of this UID in the ledger: exit 1
 +-- UnknownPeer             no peer of this name in the configuration: exit 2
 """
 
+from collections.abc import Callable
 from datetime import timedelta
 
 
@@ -31,6 +39,22 @@ class NodeError(Exception):
 
 class ConfigurationError(NodeError):
     """The configuration is wrong; the message names the key and the remedy."""
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Run every check, also after one that failed.
+
+    Raises:
+        ConfigurationError: what they all raised, one a line.
+    """
+    mistakes = []
+    for check in checks:
+        try:
+            check()
+        except ConfigurationError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ConfigurationError("\n".join(mistakes))
 
 
 class InvalidUID(NodeError):
@@ -59,6 +83,10 @@ class LedgerUnavailable(IntakeError):
 
 class UidConflict(IntakeError):
     """The SOP Instance UID is already known under another study; the bytes are in quarantine."""
+
+
+class OtherStudy(IntakeError):
+    """The instance is of another study than the one that was asked for; nothing was kept."""
 
 
 class ReportError(NodeError):
@@ -90,6 +118,18 @@ class UnreadableReport(DeliveryError):
     """The file of the report, or of a picture, is missing or damaged."""
 
 
+class MalformedCommitment(NodeError):
+    """A message of Storage Commitment does not say what it must; the message names what, without a value."""
+
+
+class RetrieveError(NodeError):
+    """A study was not fetched from its peer, or not whole; what came is kept, and fetching it again completes it."""
+
+
+class DamagedMessage(NodeError):
+    """A line of the audit trail is no message: the machine went down while it was written."""
+
+
 class BrokerError(NodeError):
     """The embedded broker could not be started."""
 
@@ -100,6 +140,18 @@ class CannotServe(NodeError):
 
 class NotInstalled(NodeError):
     """The command needs an optional part of the package."""
+
+
+class CannotReopen(NodeError):
+    """The study cannot be analysed again now; the message says why and what to do."""
+
+
+class InvalidCursor(NodeError):
+    """No page of the list of studies begins where it is asked for."""
+
+
+class UnreadableCine(NodeError):
+    """A picture that the page should show is missing or damaged."""
 
 
 class UnknownStudy(NodeError):

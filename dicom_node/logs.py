@@ -3,12 +3,16 @@
 import contextlib
 import logging
 import sys
+import threading
+import traceback
 import warnings
+from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
 
 _DICOM_LIBRARIES = ("pynetdicom", "pydicom", "highdicom")
+_LONGEST = 200  # characters of what a library says
 
 
 def configure_logs(*, level: str = "INFO", json: bool = True, stream: TextIO | None = None) -> None:
@@ -34,7 +38,16 @@ def configure_logs(*, level: str = "INFO", json: bool = True, stream: TextIO | N
     # pydicom sets its own level when it is imported, so the handler is what must refuse.
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_values)
+        handler.addFilter(_in_one_line)
     warnings.simplefilter("ignore", UserWarning)
+
+
+def log_thread(ending: threading.ExceptHookArgs) -> None:
+    """Say in one line that a thread ended by an exception; one of pynetdicom's does so on much that makes no sense."""
+    name = ending.thread.name if ending.thread is not None else "unknown"
+    frame = traceback.extract_tb(ending.exc_traceback)[-1]
+    reason, where = ending.exc_type.__name__, f"{Path(frame.filename).name}:{frame.lineno}"
+    structlog.get_logger(__name__).warning("thread_failed", thread=name, reason=reason, where=where)
 
 
 class _Unfailing:
@@ -57,3 +70,11 @@ class _Unfailing:
 
 def _without_values(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or record.name.partition(".")[0] not in _DICOM_LIBRARIES
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Take the traceback out: pynetdicom writes one for each PDU that makes no sense, as many as a peer may send."""
+    if record.name.partition(".")[0] in _DICOM_LIBRARIES:
+        record.msg, record.args = " ".join(record.getMessage().split())[:_LONGEST], None
+        record.exc_info = record.exc_text = None
+    return True

@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
@@ -24,10 +26,23 @@ _WAKE_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
-def die_with_parent() -> None:
-    """Let the kernel end this process when its parent is gone, however that died; Linux only, elsewhere nothing."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Let the kernel end this process when its parent is gone, however that died; Linux only, elsewhere nothing.
+
+    Args:
+        parent: its process id, if the caller knows it from before; a process of multiprocessing knows it itself.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    known = multiprocessing.parent_process()
+    parent = known.pid if parent is None and known is not None else parent
+    if parent is not None and os.getppid() != parent:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_this_process() -> Callable[[], None]:
+    """Return what a child of this process calls first, to die with it."""
+    return partial(die_with_parent, os.getpid())
 
 
 class EndSignal:
@@ -114,7 +129,7 @@ class CommandProcess:
     """A command of its own, such as Celery, in a process group of its own: Ctrl-C is for the supervisor."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent, process_group=0)
+        self._process = subprocess.Popen(command, env=environment, preexec_fn=die_with_this_process(), process_group=0)
 
     @property
     def pid(self) -> int | None:

@@ -22,6 +22,12 @@ class Measurement(StrEnum):
 UNITS = MappingProxyType({Measurement.LVEF: "%", Measurement.LVEDV: "mL", Measurement.LVESV: "mL"})
 """Unit of each number."""
 
+SHORT_NAMES = MappingProxyType({Measurement.LVEF: "LVEF", Measurement.LVEDV: "LV EDV", Measurement.LVESV: "LV ESV"})
+"""As people call them."""
+
+SCALES = MappingProxyType({Measurement.LVEF: 90.0, Measurement.LVEDV: 300.0, Measurement.LVESV: 250.0})
+"""Where an axis ends on which a number is shown, in its unit; it begins at 0."""
+
 
 class Evaluation(StrEnum):
     """A qualitative finding."""

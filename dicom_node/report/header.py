@@ -23,6 +23,7 @@ from dicom_node.errors import ReportError
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _TIME = re.compile(r"([01]\d|2[0-3]):?([0-5]\d)(?::?([0-5]\d)(\.\d{1,6})?\d*)?")
 DAMAGE = (
+    ArithmeticError,
     AttributeError,
     BytesLengthException,
     EOFError,
@@ -83,7 +84,7 @@ class SourceHeader:
     columns: int | None
 
 
-def read_header(path: Path) -> SourceHeader:
+def read_header(path: Path, what: str = "an instance of the study") -> SourceHeader:
     """Return what the file says about its patient and study; what cannot be read is empty.
 
     A damaged header costs its own instance alone: the report names it as refused, its neighbours keep their report.
@@ -97,7 +98,7 @@ def read_header(path: Path) -> SourceHeader:
         content = Dataset()
     except OSError as error:
         if error.errno is not None:
-            raise ReportError("an instance of the study cannot be read again") from error
+            raise ReportError(f"{what} cannot be read again") from error
         content = Dataset()  # pydicom's own, on bytes that end too early
     return sanitise(content)
 
@@ -172,11 +173,13 @@ def _are_two_persons(one: tuple[str, str], other: tuple[str, str]) -> bool:
 
 
 def _drop_damaged(dataset: Dataset) -> None:
-    """Decode element by element, so that one that cannot be decoded costs itself alone."""
+    """Decode element by element, so that one that cannot be decoded costs itself alone; none of them is a sequence."""
     for tag in list(dataset.keys()):
         try:
-            dataset[tag]
+            is_sound = dataset[tag].VR != "SQ"
         except DAMAGE:
+            is_sound = False
+        if not is_sound:
             del dataset[tag]
 
 

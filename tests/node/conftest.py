@@ -1,16 +1,20 @@
 """What the node's tests share: a ledger on each engine, a clock, a store, and both ends of the work."""
 
+import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
 
+from dicom_node import completion
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.store import InstanceStore
 from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import Arrivals
 from tests.doubles.clock import ManualClock
+from tests.doubles.receiver import Inbox, Receiver, running_receiver
 from tests.peers import PostgresServer, running_postgres
 
 
@@ -30,12 +34,15 @@ def postgres_template(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty ledger, once on each engine."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger' / 'ledger.sqlite'}"
+        yield f"sqlite:///{tmp_path / 'ledger' / 'ledger.sqlite'}"
+        return
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database(request.getfixturevalue("postgres_template"))
+    url = server.new_database(request.getfixturevalue("postgres_template"))
+    yield url
+    server.drop_database(url)  # a thousand of them would be 8 GB
 
 
 @pytest.fixture
@@ -44,6 +51,14 @@ def sessions(ledger_url: str) -> Iterator[Sessions]:
     opened = open_ledger(ledger_url)
     yield opened
     close_ledger(opened)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """An empty folder in memory, where there is one: for what would wait for a disk without need."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as path:
+        yield Path(path)
 
 
 @pytest.fixture
@@ -68,3 +83,27 @@ def arrivals(sessions: Sessions, store: InstanceStore, clock: ManualClock) -> Ar
 def analyst(sessions: Sessions, clock: ManualClock) -> Analyst:
     """A worker's end of the ledger."""
     return Analyst(sessions, clock)
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    """An intake that remembers."""
+    return Inbox()
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, inbox: Inbox) -> Iterator[Receiver]:
+    """A node with the usual limits."""
+    with running_receiver(tmp_path, inbox.receive) as running:
+        yield running
+
+
+@pytest.fixture
+def failed(sessions: Sessions, arrivals: Arrivals, clock: ManualClock) -> int:
+    """The ledger's id of a study whose analysis failed."""
+    study_id = arrivals.send()
+    clock.pass_by(60)
+    completion.tick(sessions, clock, timedelta(seconds=30))
+    with sessions.begin() as session:
+        session.connection().exec_driver_sql(f"UPDATE study SET state='failed', error='no heart' WHERE id={study_id}")
+    return study_id

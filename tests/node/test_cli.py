@@ -1,5 +1,6 @@
 """The command line as scripts use it: exit codes, one line an error, JSON alone."""
 
+import errno
 import json
 import os
 import socket
@@ -91,6 +92,18 @@ def test_every_mistake_is_said_with_its_key(run: Run, tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_every_file_that_cannot_be_used_is_said_with_its_key(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    pair = f'certificate = "{tmp_path}/gone.pem"\nkey = "{tmp_path}/gone.key"\n'
+    path.write_text(f'[node.tls]\n{pair}ca = "{tmp_path}/gone.ca"\n[web]\n{pair}')
+    ended = run("check-config", "--config", path)
+
+    assert ended.returncode == 2
+    assert len(ended.stderr.strip().splitlines()) == 3
+    for key in ("node.tls.certificate", "node.tls.ca", "web.certificate"):
+        assert key in ended.stderr
+
+
 @pytest.mark.parametrize("command", ["studies", "serve", "check-config"])
 def test_a_wrong_value_in_the_environment_names_its_key(run: Run, config: Path, command: str) -> None:
     ended = run(command, "--config", config, ECHO_NODE__STUDY__QUIET_SECONDS="-1")
@@ -111,7 +124,18 @@ def test_help_shows_every_command(run: Run) -> None:
     ended = run("--help")
 
     assert ended.returncode == 0
-    for command in ("demo", "serve", "analyse", "studies", "study", "retry", "echo", "check-config"):
+    for command in (
+        "demo",
+        "serve",
+        "analyse",
+        "studies",
+        "study",
+        "retry",
+        "reprocess",
+        "purge",
+        "echo",
+        "check-config",
+    ):
         assert command in ended.stdout
 
 
@@ -122,6 +146,15 @@ def test_json_is_alone_on_standard_output(run: Run, filled: Path) -> None:
     assert studies.returncode == study.returncode == 0
     assert json.loads(studies.stdout) == [json.loads(study.stdout)]
     assert json.loads(study.stdout)["study_instance_uid"] == STUDY
+
+
+def test_the_conformance_statement_is_printed_for_people_and_for_programs(run: Run) -> None:
+    """It needs no configuration: it says what the program can do."""
+    page, tables = run("conformance"), run("conformance", "--json")
+
+    assert page.stdout.startswith("# DICOM conformance statement")
+    assert {"SCU", "SCP"} == {one["role"] for one in json.loads(tables.stdout)["supported"]}
+    assert (page.returncode, page.stderr, tables.returncode, tables.stderr) == (0, "", 0, "")
 
 
 def test_studies_are_listed_by_state(run: Run, filled: Path) -> None:
@@ -156,6 +189,84 @@ def test_retry_takes_up_a_failed_study_once(run: Run, filled: Path) -> None:
     assert first.returncode == 0
     assert state == "analysing"
     assert_one_line(second, 1, "not failed")
+
+
+def test_retry_takes_up_every_study_that_failed(run: Run, filled: Path) -> None:
+    first = run("retry", "--all-failed", "--config", filled)
+    again = run("retry", "--all-failed", "--config", filled)
+
+    assert (first.returncode, first.stdout) == (0, f"study {STUDY} is analysing\n")
+    assert (again.returncode, again.stdout) == (0, "")
+    assert_one_line(run("retry", "--config", filled), 2, "--all-failed")
+    assert_one_line(run("retry", STUDY, "--all-failed", "--config", filled), 2, "--all-failed")
+
+
+def test_reprocess_opens_a_study_once(run: Run, filled: Path) -> None:
+    first = run("reprocess", STUDY, "--config", filled)
+    seen = json.loads(run("study", STUDY, "--json", "--config", filled).stdout)
+    second = run("reprocess", STUDY, "--config", filled)
+
+    assert (first.returncode, first.stdout) == (0, f"study {STUDY} is analysing\n")
+    assert (seen["state"], seen["revision"]) == ("analysing", 2)
+    assert_one_line(second, 1, "still being analysed")
+
+
+@pytest.fixture
+def old(filled: Path, tmp_path: Path) -> Path:
+    """The same study, delivered long ago, and a file without a row."""
+    sessions = open_ledger(f"sqlite:///{tmp_path / 'var' / 'ledger.sqlite'}")
+    with sessions.begin() as session:
+        delivered = (
+            "UPDATE study SET state='delivered', error=NULL, delivered_at='2020-01-01', last_received_at='2020-01-01'"
+        )
+        session.connection().exec_driver_sql(delivered)
+    close_ledger(sessions)
+    orphan = tmp_path / "var" / "reports" / "1.2.7.dcm"
+    orphan.write_bytes(b"orphan")
+    os.utime(orphan, (0, 0))
+    return filled
+
+
+def test_purge_names_what_it_removes_and_a_dry_run_removes_nothing(run: Run, old: Path, tmp_path: Path) -> None:
+    named = run("purge", "--dry-run", "--json", "--config", old)
+    kept = [*(tmp_path / "var" / "instances").rglob("*.dcm")]
+    removed = run("purge", "--json", "--config", old)
+    again = run("purge", "--config", old)
+
+    document = json.loads(named.stdout)
+    assert json.loads(removed.stdout) == {**document, "dry_run": False}
+    assert [(one["study_instance_uid"], one["delivered_at"]) for one in document["studies"]] == [
+        (STUDY, "2020-01-01T00:00:00.000Z")
+    ]
+    assert [one["path"] for one in document["files"]] == ["reports/1.2.7.dcm"]
+    assert document["bytes"] == sum(one["bytes"] for one in [*document["studies"], *document["files"]]) > 0
+    assert len(kept) == 1
+    assert [*(tmp_path / "var" / "instances").rglob("*.dcm")] == []
+    assert (again.returncode, again.stdout) == (0, "removed: 0 bytes, of 0 studies and 0 files\n")
+
+
+def test_purge_prints_a_table_for_people(run: Run, old: Path) -> None:
+    ended = run("purge", "--dry-run", "--config", old, COLUMNS="200")
+
+    assert ended.returncode == 0
+    assert STUDY in ended.stdout
+    assert "reports/1.2.7.dcm" in ended.stdout
+    assert "would be removed: " in ended.stdout
+
+
+def test_purge_says_what_cannot_be_removed_and_ends_with_1(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        mock.patch("sys.argv", ["dicom-node", "purge", "--json", "--config", str(old)]),
+        mock.patch("shutil.rmtree", side_effect=PermissionError(errno.EACCES, "Permission denied")),  # root may all
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+
+    said = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "Permission denied" in json.loads(said.out)["studies"][0]["error"]
+    assert len(said.err.splitlines()) == 1
+    assert STUDY in said.err
 
 
 def peer(config: Path, port: int) -> Path:

@@ -1,11 +1,11 @@
 """Delivery: over real associations to a PACS that answers as told, and over real HTTP."""
 
+import dataclasses
 import random
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,14 +24,17 @@ from pydicom.encaps import encapsulate
 from pydicom.filereader import read_dataset as read_dataset_of
 from pydicom.uid import (
     ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
     SecondaryCaptureImageStorage,
     UltrasoundImageStorage,
 )
+from structlog.testing import capture_logs
 
 from dicom_node import completion
+from dicom_node.audit import Outcome, StudyContent
 from dicom_node.delivery import Deliverer, backoff
 from dicom_node.identity import UID
 from dicom_node.ledger import outbox, views
@@ -42,6 +45,7 @@ from dicom_node.report.findings import PictureKind
 from dicom_node.report.pictures import Picture
 from dicom_node.report.sr_class import SR_CLASSES, SrClass, uid_in_class
 from dicom_node.senders import Send, Sender, StoreSender, StowSender
+from dicom_node.settings import Node as NodeSection
 from dicom_node.settings import Peer
 from dicom_node.store import InstanceStore
 from tests.binaries import require_binary
@@ -49,7 +53,11 @@ from tests.doubles.analyst import Analyst
 from tests.doubles.arrivals import STUDY, Arrivals
 from tests.doubles.clock import ManualClock
 from tests.doubles.pacs import DOCUMENTS, Conduct, running_pacs
+from tests.doubles.proxy import running_line
 from tests.node.report.samples import COLUMNS, ROWS, origin, pictures
+from tests.patience import wait_until
+
+OTHER = UID("1.2.826.0.1.77")
 
 # pynetdicom 3.0.4 leaves a socket that did not connect to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
@@ -100,7 +108,7 @@ class Node:
     def deliverer(self, port: int, sr_class: SrClass = "comprehensive") -> Deliverer:
         """Return the delivery to the peer `pacs` at this port."""
         peer = Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, receives_reports=True, sr_class=sr_class)
-        return self._deliverer(peer, StoreSender("ECHONODE", peer))
+        return self._deliverer(peer, StoreSender(NodeSection(), peer))
 
     def stow_deliverer(self, url: str, sr_class: SrClass = "comprehensive") -> Deliverer:
         """Return the delivery to `pacs` by STOW-RS."""
@@ -139,6 +147,7 @@ def make_report(sop_uid: UID, text: str) -> tuple[bytes, bytes]:
     report.SOPClassUID = ComprehensiveSRStorage
     report.SOPInstanceUID = sop_uid
     report.StudyInstanceUID = STUDY
+    report.PatientID = "4711"
     report.TextValue = text
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
@@ -189,13 +198,44 @@ def test_reports_of_several_studies_go_over_one_association(node: Node) -> None:
     assert pacs.num_associations == 1
 
 
-@pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0x0111])
+@pytest.mark.parametrize("status", [0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0116])
 def test_success_warnings_and_known_already_count_as_delivered(node: Node, status: int) -> None:
     node.write_report()
     with running_pacs(status) as pacs:
         node.deliverer(pacs.port).deliver_due()
 
     assert node.delivery() == ("delivered", 1, None)
+
+
+@pytest.mark.parametrize("status", [0x0107, 0x0116, 0xB007])
+def test_a_warning_of_the_peer_is_said(node: Node, status: int) -> None:
+    node.write_report()
+    with running_pacs(status) as pacs, capture_logs() as logs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert node.delivery() == ("delivered", 1, None)
+    (said,) = [entry for entry in logs if entry["event"] == "taken_with_warning"]
+    assert (said["log_level"], said["peer"]) == ("warning", "PACS")
+    assert f"0x{status:04X}" in said["reason"]
+
+
+@pytest.mark.parametrize("way", ["C-STORE", "STOW-RS"])
+def test_a_report_that_the_disk_does_not_give_now_is_tried_again(node: Node, way: str) -> None:
+    node.write_report()
+    report = node.store.path(views.study_json(node.sessions, STUDY)["reports"][0]["path"])
+    aside = report.rename(report.with_suffix(".aside"))
+    report.symlink_to(report)  # ELOOP: neither gone nor damaged
+    with running_pacs() as pacs, running_dicomweb() as service:
+        deliverer = node.deliverer(pacs.port) if way == "C-STORE" else node.stow_deliverer(service.url)
+        deliverer.deliver_due()
+        state, attempts, error = node.delivery()
+        aside.rename(report)
+        node.clock.pass_by(20)
+        deliverer.deliver_due()
+
+    assert (state, attempts) == ("waiting", 1)
+    assert "cannot be read" in (error or "")
+    assert node.delivery() == ("delivered", 2, None)
 
 
 @pytest.mark.parametrize("answer", [0xA700, 0x0110, Conduct.ABORT, Conduct.REJECT_TRANSIENT])
@@ -247,14 +287,39 @@ def test_a_peer_that_takes_no_reports_at_all_refuses(node: Node) -> None:
 def test_a_peer_that_is_down_for_48_hours_is_given_up(node: Node) -> None:
     node.write_report()
     deliverer = node.deliverer(closed_port())
-    deliverer.deliver_due()
-    waiting = node.delivery()
-    node.clock.pass_by(48 * 3600 + 1)
-    deliverer.deliver_due()
+    states = []
+    for _ in range(50):  # an hour each
+        deliverer.deliver_due()
+        states.append(node.delivery()[0])
+        node.clock.pass_by(3600)
 
-    assert waiting[0] == "waiting"
-    assert "no association" in (waiting[2] or "")
-    assert node.delivery()[:2] == ("dead", 2)
+    assert states == ["waiting"] * 49 + ["dead"]
+    assert "no association" in (node.delivery()[2] or "")
+
+
+def test_a_clock_that_is_set_forward_costs_no_report(node: Node) -> None:
+    node.write_report()
+    node.clock.pass_by(30 * 86400)
+    node.deliverer(closed_port()).deliver_due()
+    after_the_leap = node.delivery()
+    node.clock.pass_by(20)
+    with running_pacs() as pacs:
+        node.deliverer(pacs.port).deliver_due()
+
+    assert after_the_leap[:2] == ("waiting", 1)
+    assert node.delivery() == ("delivered", 2, None)
+
+
+def test_a_lease_that_lapses_as_the_clock_is_set_forward_costs_one_attempt(node: Node) -> None:
+    node.write_report()
+    (held,) = outbox.due(node.sessions, "pacs", limit=1, lease=timedelta(seconds=120), clock=node.clock)
+    node.clock.pass_by(30 * 86400)
+    with running_pacs() as pacs:
+        node.deliverer(pacs.port).deliver_due()
+    is_taken_twice = outbox.delivered(node.sessions, held, node.clock)
+
+    assert node.delivery() == ("delivered", 2, None)
+    assert not is_taken_twice
 
 
 def test_a_dead_letter_that_is_retried_by_hand_is_delivered(node: Node) -> None:
@@ -332,7 +397,7 @@ def test_a_silent_peer_does_not_hold_up_another(node: Node) -> None:
         peer = Peer(name="silent", ae_title="SILENT", host="127.0.0.1", port=silent.getsockname()[1])
         blocked = Deliverer(
             peer=peer,
-            sender=StoreSender("ECHONODE", peer),
+            sender=StoreSender(NodeSection(), peer),
             sessions=node.sessions,
             store=node.store,
             clock=node.clock,
@@ -341,8 +406,10 @@ def test_a_silent_peer_does_not_hold_up_another(node: Node) -> None:
         thread.start()
         wait_until(lambda: views.study_json(node.sessions, STUDY)["deliveries"][0]["state"] == "sending")
         node.deliverer(pacs.port).deliver_due()
+        is_waited_for = thread.is_alive()
     thread.join(60)
 
+    assert is_waited_for  # still, when the other had its report
     assert len(pacs.stored) == 1
 
 
@@ -530,6 +597,7 @@ def test_a_damaged_picture_never_holds_up_its_report(node: Node, place: int, len
 def test_a_mistake_of_ours_in_one_report_does_not_last_for_ever(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write_report()
     monkeypatch.setattr("dicom_node.senders._c_store", lambda *_: 1 / 0)
+    monkeypatch.setattr("dicom_node.delivery.GIVE_UP_ATTEMPTS", 3)
     with running_pacs() as pacs:
         deliverer = node.deliverer(pacs.port)
         states = []
@@ -601,6 +669,44 @@ def test_a_peer_that_stops_reading_in_a_picture_is_left(node: Node, monkeypatch:
         is_free = not thread.is_alive()
         peer.kill()
     thread.join(60)
+
+    assert is_free
+    assert node.delivery()[:2] == ("waiting", 1)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2], ids=["no association", "no answer to the report", "no release"])
+def test_a_peer_whose_line_falls_silent_is_left_and_gets_its_report_later(
+    node: Node, monkeypatch: pytest.MonkeyPatch, answers: int
+) -> None:
+    monkeypatch.setattr("dicom_node.senders._TIMEOUT", timedelta(seconds=1))
+    node.write_report()
+    with running_pacs() as pacs:
+        with running_line(("127.0.0.1", pacs.port), answers_left=answers) as line:
+            thread = threading.Thread(target=node.deliverer(line.port).deliver_due)
+            thread.start()
+            thread.join(60)
+            is_free = not thread.is_alive()
+        silent = node.delivery()
+        node.clock.pass_by(20)
+        node.deliverer(pacs.port).deliver_due()
+
+    assert is_free
+    assert silent[:2] == (("waiting", 1) if answers < 2 else ("delivered", 1))
+    assert node.delivery()[0] == "delivered"
+    assert len(set(pacs.stored)) == 1
+
+
+def test_a_service_whose_line_falls_silent_is_left(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.senders._TIMEOUT", timedelta(seconds=1))
+    node.write_report()
+    with running_dicomweb((200, {}, "")) as service:
+        port = int(service.url.rpartition(":")[2].partition("/")[0])
+        with running_line(("127.0.0.1", port), answers_left=0) as line:
+            deliverer = node.stow_deliverer(service.url.replace(str(port), str(line.port)))
+            thread = threading.Thread(target=deliverer.deliver_due)
+            thread.start()
+            thread.join(60)
+            is_free = not thread.is_alive()
 
     assert is_free
     assert node.delivery()[:2] == ("waiting", 1)
@@ -854,10 +960,24 @@ def running(deliverer: Deliverer) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def wait_until(is_true: object, seconds: float = 20.0) -> None:
-    """Poll until it is true."""
-    assert callable(is_true)
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
+def test_what_a_peer_has_and_what_it_will_not_have_is_told(node: Node) -> None:
+    """To the audit trail: the report with the pictures that arrived, each once."""
+    node.write_report(kinds=[PictureKind.SUMMARY, PictureKind.SUMMARY_PDF])
+    told: list[tuple[StudyContent, Outcome]] = []
+    with running_pacs(classes=[EncapsulatedPDFStorage, ComprehensiveSRStorage]) as pacs:
+        _telling(node, pacs.port, told).deliver_due()
+    node.write_report(OTHER)
+    with running_pacs(0xC000, 0xC000) as refusing:
+        deliverer = _telling(node, refusing.port, told)
+        deliverer.deliver_due()
+        node.clock.pass_by(20)
+        deliverer.deliver_due()
+
+    (delivered, done), (refused, given_up) = told
+    assert (delivered.study_uid, delivered.patient_id, done) == (STUDY, "4711", Outcome.SUCCESS)
+    assert dict(delivered.num_instances) == {str(EncapsulatedPDFStorage): 1, str(ComprehensiveSRStorage): 1}
+    assert (refused.study_uid, refused.patient_id, given_up) == (OTHER, "4711", Outcome.SERIOUS_FAILURE)
+
+
+def _telling(node: Node, port: int, told: list[tuple[StudyContent, Outcome]]) -> Deliverer:
+    return dataclasses.replace(node.deliverer(port), tell=lambda content, outcome: told.append((content, outcome)))

@@ -56,3 +56,28 @@ def test_a_log_on_a_full_disk_stops_nobody() -> None:
         done = subprocess.run([sys.executable, "-c", FULL], stdout=subprocess.PIPE, stderr=full, text=True, check=False)
 
     assert done.stdout == "done\n"
+
+
+NONSENSE = """
+import logging
+import threading
+from dicom_node.logs import configure_logs, log_thread
+configure_logs()
+threading.excepthook = log_thread
+try:
+    int("SECRET^NAME")
+except ValueError as error:
+    logging.getLogger("pynetdicom.dul").exception("x" * 5000)
+threading.Thread(target=lambda: int("SECRET^NAME")).start()
+"""
+
+
+def test_what_a_peer_may_make_the_libraries_say_is_one_short_line_each() -> None:
+    """A traceback for each PDU that makes no sense would fill a disk, at the peer's will."""
+    done = subprocess.run([sys.executable, "-c", NONSENSE], capture_output=True, text=True, check=True)
+
+    said, ended = done.stderr.splitlines()
+    assert len(said) < 300
+    assert '"event": "thread_failed"' in ended
+    assert '"reason": "ValueError"' in ended
+    assert "SECRET" not in done.stderr

@@ -10,14 +10,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from lxml import etree
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
+from sqlalchemy import update
 
 from dicom_node.broker import EmbeddedBroker
+from dicom_node.ledger.engine import close_ledger, open_ledger
+from dicom_node.ledger.schema import Study, StudyState
+from tests import patience
+from tests.doubles.certificates import authority
+from tests.doubles.datasets import loop
+from tests.doubles.syslog_server import TlsSyslog
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _DEADLINE = 90.0
@@ -81,6 +91,7 @@ min_free_bytes = 0
 url = {json.dumps(extra.get("broker_url", ""))}
 [web]
 port = {extra.get("web_port", "0")}
+{extra.get("more", "")}
 """
     )
     return path
@@ -226,6 +237,85 @@ def test_an_association_that_runs_is_finished_first(bare: Served) -> None:
 
     assert status == 0x0000
     assert bare.process.wait(60) == 0
+
+
+def store_one_loop(port: int) -> int:
+    """Return the status that a loop of a patient is answered with."""
+    dataset = loop("1.2.826.0.1.7.1")
+    dataset.PatientID = "4711"
+    dataset.ensure_file_meta()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ae = AE(ae_title="SCANNER")
+    ae.add_requested_context(dataset.SOPClassUID, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", port, ae_title="ECHONODE")
+    status = association.send_c_store(dataset).Status
+    association.release()
+    return int(status)
+
+
+def is_rejected(port: int) -> bool:
+    """Return whether an association for another application is."""
+    ae = AE(ae_title="SCANNER")
+    ae.add_requested_context(_VERIFICATION)
+    return ae.associate("127.0.0.1", port, ae_title="ANYONE").is_rejected
+
+
+def let_it_be_old(data_dir: Path) -> None:
+    """Make the study one whose report was delivered long ago."""
+    sessions = open_ledger(f"sqlite:///{data_dir / 'ledger.sqlite'}")
+    with sessions.begin() as session:
+        long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+        session.execute(
+            update(Study).values(state=StudyState.DELIVERED, last_received_at=long_ago, delivered_at=long_ago)
+        )
+    close_ledger(sessions)
+
+
+def audit_lines(node: Served) -> list[bytes]:
+    """Return the lines of the audit trail."""
+    files = sorted((node.data_dir / "audit").glob("audit-*.log"))
+    return [line for path in files for line in path.read_bytes().splitlines()]
+
+
+def audited(node: Served) -> list[etree._Element]:
+    """Return the messages of the audit trail, each valid by the schema of the standard."""
+    schema = etree.RelaxNG(etree.parse(Path(__file__).parents[1] / "data" / "audit" / "audit-message.rng"))
+    messages = [etree.fromstring(line) for line in audit_lines(node)]
+    for message in messages:
+        schema.assertValid(message)
+    return messages
+
+
+def codes(node: Served) -> list[str]:
+    """Return the type of each message where it has one, else its event."""
+    found = [one.findall("EventIdentification/*") for one in audited(node)]
+    return [next((one for one in head if one.tag == "EventTypeCode"), head[0]).get("csd-code") for head in found]
+
+
+def test_what_happens_to_a_node_is_in_its_audit_trail_and_with_the_syslog_receiver(
+    tmp_path: Path, broker: EmbeddedBroker
+) -> None:
+    """Start, instances, someone for another application, stop; start, images removed, stop."""
+    ours = authority(tmp_path / "ca")
+    with TlsSyslog(ours.issue("syslog")) as receiver:
+        more = f'[audit]\nsyslog = "tls://127.0.0.1:{receiver.port}"\nca = {json.dumps(str(ours.certificate))}'
+        with serving(tmp_path, broker_url=broker.url, more=more) as node:
+            status = store_one_loop(node.state["port"])
+            wait_until(lambda: "110104" in codes(node), node)
+            was_rejected = is_rejected(node.state["port"])
+        first = codes(node)
+        let_it_be_old(node.data_dir)
+        with serving(tmp_path, broker_url=broker.url, more=more) as node:
+            wait_until(lambda: "110105" in codes(node), node)
+        all_of_it = codes(node)
+        patience.wait_until(lambda: len(receiver.messages) >= len(all_of_it))
+
+    assert (status, was_rejected) == (0x0000, True)
+    assert first == ["110120", "110102", "110104", "110126", "110121"]
+    assert all_of_it[len(first) :] == ["110120", "110105", "110121"]
+    assert [message.xml for message in receiver.messages] == audit_lines(node)
+    deleted = audited(node)[-2].findall("ParticipantObjectIdentification")
+    assert [one.get("ParticipantObjectID") for one in deleted] == ["1.2.826.0.1.5", "4711"]
 
 
 def test_a_second_node_on_the_same_folder_is_refused(lasting: Served) -> None:

@@ -62,7 +62,7 @@ def test_highdicom_reads_it_back_with_a_group_a_loop(variant: str, tmp_path: Any
 
     document = srread(path)
 
-    groups = document.content.get_image_measurement_groups()
+    groups = document.content.get_image_measurement_groups()  # type: ignore[attr-defined]
     assert len(groups) == 2 + len(findings.loops)
     assert len({group.tracking_uid for group in groups}) == len(groups)
 

@@ -150,6 +150,35 @@ def test_damaged_bytes_make_an_emptier_header_and_never_an_error(
     assert read_header(path).patient_id in damaged.decode("utf-8", "replace")
 
 
+NUMBER = b"\x20\x00\x11\x00IS\x04\x001234"
+ITEM = b"\xfe\xff\x00\xe0"
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        pytest.param(b"IS\x04\x00inf ", id="an infinite number"),
+        pytest.param(b"SQ\0\0\x08\0\0\0" + ITEM + bytes(4), id="an item"),
+        pytest.param(b"SQ\0\0\x10\0\0\0" + ITEM + b"\x08\0\0\0" + ITEM + b"ZZ\0\0", id="an item that is none"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_number_costs_itself_alone(tmp_path: Path, instead: bytes) -> None:
+    """Files 275 and 308 of tests/system/test_fuzz_files.py: no report was written of a study that held one of them."""
+    path = tmp_path / "a.dcm"
+    source = Dataset()
+    source.PatientID, source.SeriesNumber = "P1", "1234"
+    source.file_meta = FileMetaDataset()
+    source.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    source.file_meta.MediaStorageSOPClassUID = source.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dcmwrite(path, source, enforce_file_format=True)
+    assert NUMBER in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(NUMBER, NUMBER[:4] + instead))
+
+    read = read_header(path)
+
+    assert (read.patient_id, read.series_number) == ("P1", None)
+
+
 def test_a_file_that_the_disk_does_not_give_back_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="cannot be read again"):
         read_header(tmp_path / "lost.dcm")

@@ -136,7 +136,7 @@ class _Page:
     def left_ventricle(self) -> Item:
         reduced = [one for one in self.findings.evaluations if one.task == "lvef_reduced"]
         absent = [one for one in self.findings.abstentions if one.task != "aortic_stenosis"]
-        used = [uid for one in (*self.findings.measurements, *reduced) for uid in one.loops]
+        used = [uid for one in (*self.findings.measurements, *reduced) for uid in one.loops]  # type: ignore[attr-defined]
         children = [
             *map(self.measured, self.findings.measurements),
             *(item for one in reduced for item in self.evaluated(one)),
