@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from model.clip.spec import ClipSpec
+from model.cores import cores_for
 from model.errors import BundleError
 from model.net.echo_vision import EchoVision, NetConfig
 from model.tasks import CATALOGUE, Task, View
@@ -221,7 +223,7 @@ def reference_outputs(network: EchoVision, manifest: Manifest, device: str) -> d
     """Return what a network in evaluation mode answers to the reference clip, in float32."""
     clip_BCTHW, indices_BT = reference_clip(manifest.clip, manifest.reference.seed)
     indices_BT = indices_BT.to(device)
-    with exact():
+    with exact(), cores_for(manifest.net):
         tokens_BLD = network.encode(clip_BCTHW.to(device))
         answers = network.answer([task.value for task in manifest.tasks], tokens_BLD, indices_BT)
     return {task: tuple(answers[task.value][0].float().cpu().tolist()) for task in manifest.tasks}
@@ -292,8 +294,21 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves random weights undrawn: of those that are replaced at once, drawing would take seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: object = None
+    ) -> object:
+        if func in (nn.init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_):
+            return None  # nobody who initialises looks at it
+        return func(*args, **cast(dict[str, object], kwargs or {}))
+
+
 def _build(manifest: Manifest) -> EchoVision:
-    with torch.random.fork_rng(devices=[]):  # the weights to be replaced must not move the caller's generator
+    """Return the network of a manifest, whose weights are still to be filled."""
+    # What is drawn all the same must not move the caller's generator.
+    with _Undrawn(), torch.random.fork_rng(devices=[]):
         return EchoVision(manifest.net, {task.value: CATALOGUE[task].num_outputs for task in manifest.tasks})
 
 

@@ -23,8 +23,8 @@ from model import bundle, rollout
 from model.attention import Attention
 from model.bundle import Bundle, Closed, Sha256
 from model.clip.spec import ClipSpec, frame_indices
+from model.cores import cores_for
 from model.errors import BundleError
-from model.net.encoder import Encoder
 from model.precision import Precision
 from model.prediction import EnsembleInfo, LoopOutputs, decode
 from model.tasks import CATALOGUE, LOOP_TASKS, STUDY_TASKS, Task, View
@@ -164,6 +164,11 @@ class Ensemble:
         return cls(manifest, bundles, device=device, precision=precision, batch=batch)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
+
+    @property
     def tasks(self) -> frozenset[Task]:
         """Tasks that at least one member carries."""
         return frozenset(self.info.views)
@@ -194,10 +199,10 @@ class Ensemble:
         first one.
         """
         wanted = frozenset(tasks)
-        encoders = [one.network.encoder for one in self._bundles if wanted & frozenset(one.manifest.tasks)]
-        assert encoders, "a task that no member carries"
+        bundles = [one for one in self._bundles if wanted & frozenset(one.manifest.tasks)]
+        assert bundles, "a task that no member carries"
         with bundle.exact():
-            shares_Bthw = torch.stack([_shares(clip_CTHW, encoders) for clip_CTHW in self._send(clips_BCTHW)])
+            shares_Bthw = torch.stack([_shares(clip_CTHW, bundles) for clip_CTHW in self._send(clips_BCTHW)])
         return Attention.of(shares_Bthw.numpy())
 
     @torch.inference_mode()
@@ -229,9 +234,10 @@ class Ensemble:
             own = [task for task in tasks if task in one.manifest.tasks]
             if not own:
                 continue
-            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
-                tokens_BLD = one.network.encode(clips_BCTHW)
-            raw = one.network.answer([task.value for task in own], tokens_BLD.float(), indices_BT)
+            with cores_for(one.manifest.net):
+                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
+                    tokens_BLD = one.network.encode(clips_BCTHW)
+                raw = one.network.answer([task.value for task in own], tokens_BLD.float(), indices_BT)
             for task in own:
                 answers[task].append((raw[task.value], one.manifest.view_temperature))
         # Only here does the host wait for the device.
@@ -243,10 +249,13 @@ class Ensemble:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
-def _shares(clip_CTHW: Tensor, encoders: Sequence[Encoder]) -> Tensor:
+def _shares(clip_CTHW: Tensor, bundles: Sequence[Bundle]) -> Tensor:
     """Return what each cell drew, mean over the encoders, all in the grid of the first: (t, h, w), one in all."""
-    drawn = [rollout.drawn(one, clip_CTHW, row=None)[None, None] for one in encoders]  # in float32: small numbers
-    alike = torch.cat([functional.interpolate(one, encoders[0].grid, mode="area") for one in drawn])[:, 0]
+    drawn = []
+    for one in bundles:
+        with cores_for(one.manifest.net):
+            drawn.append(rollout.drawn(one.network.encoder, clip_CTHW, row=None)[None, None])  # float32: small numbers
+    alike = torch.cat([functional.interpolate(one, bundles[0].manifest.net.grid, mode="area") for one in drawn])[:, 0]
     # Each has one vote: a coarse grid has fewer cells, and more in each.
     return (alike / alike.sum(dim=(1, 2, 3), keepdim=True)).mean(dim=0)
 

@@ -34,7 +34,7 @@ def make_optimiser(network: nn.Module, depth: int, config: OptimiserConfig) -> t
         ],
         lr=config.peak_lr,
         betas=config.betas,
-        fused=all(parameter.is_cuda for parameter in network.parameters()),
+        fused=True,
     )
 
 

@@ -4,32 +4,46 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
 from dicom_node.clock import Clock, utc_now
 from dicom_node.dispatch import Bell
-from dicom_node.errors import OutOfSpace, ReportError
+from dicom_node.errors import ReportError, StoreError
 from dicom_node.identity import UID
-from dicom_node.ledger import claims, reports
+from dicom_node.ledger import claims, drafts, reports
 from dicom_node.ledger.claims import MAX_ATTEMPTS, Analysed, Claimed, NotAnalysed
-from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
+from dicom_node.ledger.engine import AWAY, Sessions, close_ledger, open_ledger
 from dicom_node.ledger.reports import JobInstance, ReportJob
 from dicom_node.ledger.schema import InstanceState
 from dicom_node.settings import Report as ReportSection
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
-from worker.compose import Material, Subject, compose
+from model.clip.loop import Seen
+from worker.compose import Composed, Earlier, Material, Subject, compose
 from worker.engine import CurrentEngine, Engine, load_engine
+from worker.findings import to_cart
 from worker.leases import beating
 from worker.loops import AnalysedLoop, RefusedLoop, Verdict, analyse_files
+from worker.metrics import WorkerMetrics
+from worker.preview import keep_preview
 from worker.settings import Limits, ensemble_path, limits
 
 log = structlog.get_logger(__name__)
 
 Ring = Callable[[int], None]
+Answer = TypeVar("Answer")
+
+_PAUSE = timedelta(seconds=1)
+
+
+class _Interrupted(Exception):
+    """Something better than a draft is to be done."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +59,13 @@ class Analyst:
     report: ReportSection
     """What is made beside a report."""
     limits: Limits
+    draft_after: timedelta
+    """A report is drafted when no instance came for so long."""
     ring: Ring
     owner: str
     """Who this is, for the eyes of a person in the ledger."""
     clock: Clock = utc_now
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
     def drain(self, study_id: int) -> None:
         """Analyse what waits in the study; after the last loop of a complete study, write its report.
@@ -58,13 +75,16 @@ class Analyst:
         deadline = time.monotonic() + self.limits.budget.total_seconds()
         while True:
             engine = self.current_engine()  # before the claim: loading another one may take longer than a lease
+            self.metrics.holds(engine)
             claimed = self._claim(study_id)
             if not claimed:
                 if self._try_report(study_id, engine):
                     return
                 claimed = self._claim(study_id)  # loops that this ensemble had not seen wait again
                 if not claimed:
-                    return  # another worker holds the rest; who is last ends the study
+                    # Another worker holds the rest, who is last ends the study; or it may not be complete yet.
+                    self._draft(study_id, engine)
+                    return
             self._analyse(claimed, engine)
             if time.monotonic() > deadline:
                 self.ring(study_id)  # other studies wait too
@@ -77,11 +97,25 @@ class Analyst:
         """Answer every claimed instance; what is not answered comes back by its lease."""
         token = claimed[0].token
         with beating(lambda: self._renew(token), self.limits) as heartbeat:
-            paths = [self.store.path(one.path) for one in claimed]
-            verdicts = analyse_files(paths, engine, with_attention=bool(self.report.pictures), step=heartbeat.step)
+            rows = {self.store.path(one.path): one.path for one in claimed}
+
+            def show(path: Path, seen: Seen) -> None:
+                keep_preview(self.store, rows[path], seen)
+
+            verdicts = analyse_files(
+                [self.store.path(one.path) for one in claimed],
+                engine,
+                with_attention=bool(self.report.pictures),
+                step=heartbeat.step,
+                timed=self.metrics.step,
+                show=show,
+            )
             for one, verdict in zip(claimed, verdicts, strict=True):
                 heartbeat.step()
-                is_kept = claims.finish(self.sessions, one, engine.digest, _outcome(verdict), self.clock)
+                answer = partial(claims.finish, self.sessions, one, engine.digest, _outcome(verdict), self.clock)
+                is_kept = self._insist(answer, heartbeat.step)
+                if is_kept:
+                    self.metrics.answered(verdict)
                 log.info(
                     "loop_analysed" if isinstance(verdict, AnalysedLoop) else "instance_not_analysed",
                     instance=one.sop_instance_uid,
@@ -93,11 +127,66 @@ class Analyst:
 
     def _try_report(self, study_id: int, engine: Engine) -> bool:
         """Return whether this worker had the right to end the study, and did: with a report, or with a reason."""
-        job = reports.begin_report(self.sessions, study_id, self.owner, self.limits.lease, self.clock, engine.digest)
+        job = reports.begin_report(
+            self.sessions, study_id, self.owner, self.limits.lease, self.clock, engine.digest, self._made_with
+        )
         if job is None:
             return False
-        self._report(job, engine)
+        if not self._hand_in(job):
+            self._report(job, engine)
         return True
+
+    @property
+    def _made_with(self) -> str:
+        """Return what a report depends on beside the ledger."""
+        return self.report.model_dump_json()
+
+    def _draft(self, study_id: int, engine: Engine) -> None:
+        """Make the report of a study that is quiet but not complete yet, unless there is something better to do."""
+        job = drafts.begin_draft(
+            self.sessions, study_id, self.owner, self.draft_after, self.clock, engine.digest, self._made_with
+        )
+        if job is None:
+            return
+        with beating(lambda: None, self.limits) as heartbeat:
+
+            def step() -> None:
+                heartbeat.step()
+                if drafts.something_waits(self.sessions, study_id):
+                    raise _Interrupted
+
+            try:
+                step()
+                composed = self._compose(job, engine, self.report, step)
+                step()
+                with composed.staged(self.store, UID(job.study_instance_uid)) as (written, name_files):
+                    is_kept = drafts.record_draft(self.sessions, job, written, composed.ledger, name_files)
+            except (_Interrupted, StoreError) as error:
+                drafts.drop_draft(self.sessions, job)
+                log.info("report_not_drafted", study_uid=job.study_instance_uid, reason=type(error).__name__)
+            except ReportError:
+                pass  # said when the study is complete: what is missing may still come
+            else:
+                log.info("report_drafted", study_uid=job.study_instance_uid, revision=job.revision, kept=is_kept)
+
+    def _hand_in(self, job: ReportJob) -> bool:
+        """Return whether the report had been drafted, and is recorded now, or is another worker's."""
+        draft = job.draft
+        if draft is None:
+            return False
+        paths = [draft.report.path, *(one.path for one in draft.report.pictures)]
+        if not all(self.store.exists(path) for path in paths):
+            return False
+        names = self.destinations
+        record = partial(reports.finish_report, self.sessions, job, draft.report, draft.findings, names, self.clock)
+        is_ours = self._insist(record, lambda: None)
+        if is_ours:
+            self.metrics.reported("handed_in")
+        log.info("report_handed_in", report=draft.report.sop_instance_uid, revision=job.revision, kept=is_ours)
+        return True
+
+    def _compose(self, job: ReportJob, engine: Engine, section: ReportSection, step: Callable[[], None]) -> Composed:
+        return compose(_material(job, self.store), engine, self.clock().astimezone(), section, step)
 
     def _report(self, job: ReportJob, engine: Engine) -> None:
         section = self.report
@@ -106,41 +195,79 @@ class Analyst:
             section = section.without_pictures
             log.warning("report_without_pictures", study_uid=job.study_instance_uid, attempt=job.attempt)
         with beating(lambda: self._renew(job.token), self.limits) as heartbeat:
-            try:
-                self._write(job, engine, section, heartbeat.step)
-            except OutOfSpace as error:
-                if not section.pictures:
-                    raise
-                log.warning("report_without_pictures", study_uid=job.study_instance_uid, reason=str(error))
-                self._write(job, engine, section.without_pictures, heartbeat.step)
+            if section.pictures:
+                try:
+                    self._write(job, engine, section, heartbeat.step)
+                except StoreError as error:
+                    log.warning("report_without_pictures", study_uid=job.study_instance_uid, reason=str(error))
+                else:
+                    return
+            self._write_or_put_off(job, engine, section.without_pictures, heartbeat.step)
+
+    def _write_or_put_off(
+        self, job: ReportJob, engine: Engine, section: ReportSection, step: Callable[[], None]
+    ) -> None:
+        try:
+            self._write(job, engine, section, step)
+        except StoreError as error:
+            # No fault of the study: it waits for the disk, as long as that takes, and no attempt is counted.
+            self.metrics.reported("put_off")
+            log.error("report_not_kept", study_uid=job.study_instance_uid, reason=str(error))
+            why, wait = str(error), self.limits.put_off
+            self._insist(lambda: claims.release(self.sessions, job.token, self.clock, why=why, wait=wait), step)
 
     def _write(self, job: ReportJob, engine: Engine, section: ReportSection, step: Callable[[], None]) -> None:
         """Write the report and record it, or the reason why there is none.
 
         Raises:
-            OutOfSpace, StoreError: nothing was recorded.
+            StoreError: nothing was recorded.
         """
         try:
-            composed = compose(_material(job, self.store), engine, self.clock().astimezone(), section, step)
+            composed = self._compose(job, engine, section, step)
         except ReportError as error:
-            reports.fail_report(self.sessions, job, str(error), self.clock)
+            self._insist(partial(reports.fail_report, self.sessions, job, str(error), self.clock), step)
+            self.metrics.reported("impossible")
             log.error("report_impossible", study_uid=job.study_instance_uid, reason=str(error))
             return
-        if not self._renew(job.token):
+        if not self._insist(partial(self._renew, job.token), step):
             # Whoever took the report over writes a file of the same name: the loser must not touch it.
             log.warning("report_lease_lost", study=job.study_id)
             return
         written = composed.keep(self.store, UID(job.study_instance_uid))
-        is_ours = reports.finish_report(self.sessions, job, written, composed.ledger, self.destinations, self.clock)
+        ledger, names = composed.ledger, self.destinations
+        is_ours = self._insist(
+            partial(reports.finish_report, self.sessions, job, written, ledger, names, self.clock), step
+        )
+        if is_ours:
+            self.metrics.reported("composed")
         log.info("report_written", report=composed.document.sop_instance_uid, revision=job.revision, kept=is_ours)
+
+    def _insist(self, record: Callable[[], Answer], step: Callable[[], None]) -> Answer:
+        """Record what was worked out, also in a ledger that is away for a moment; to wait for it is not to hang.
+
+        Done twice it changes nothing: the fence ends with the first time.
+
+        Raises:
+            SQLAlchemyError: it was away for longer.
+        """
+        deadline = time.monotonic() + self.limits.outage.total_seconds()
+        while True:
+            try:
+                return record()
+            except AWAY as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("answer_waits_for_the_ledger", reason=type(error).__name__)
+                step()
+                time.sleep(_PAUSE.total_seconds())
 
     def _renew(self, token: str) -> int:
         """Prolong what is held under the token; return how much that still is."""
         return claims.renew(self.sessions, token, self.limits.lease, self.clock)
 
 
-def open_analyst(settings: Settings) -> tuple[Analyst, Callable[[], None]]:
-    """Return the analyst of this process, and what closes it.
+def open_analyst(settings: Settings, metrics: WorkerMetrics) -> tuple[Analyst, Callable[[], None]]:
+    """Return the analyst of this process, which counts in `metrics`, and what closes it.
 
     Raises:
         NoEnsemble: the ensemble of the configuration cannot be used.
@@ -156,9 +283,14 @@ def open_analyst(settings: Settings) -> tuple[Analyst, Callable[[], None]]:
         destinations=tuple(peer.name for peer in settings.peers if peer.receives_reports),
         report=settings.report,
         limits=limits(settings.worker),
+        draft_after=settings.study.draft_after,
         ring=bell.ring,
         owner=f"{socket.gethostname()}:{os.getpid()}",
+        metrics=metrics,
     )
+
+    metrics.holds(current_engine())
+    metrics.watch_gpu(current_engine().device)
 
     def close() -> None:
         bell.close()
@@ -179,6 +311,9 @@ def _material(job: ReportJob, store: InstanceStore) -> Material:
         revision=job.revision,
         predecessor=job.predecessor,
         subjects=tuple(_subject(one, store) for one in job.instances),
+        earlier=None
+        if job.earlier is None
+        else Earlier(path=store.path(job.earlier.path), cart=to_cart(job.earlier.findings)),
     )
 
 
@@ -186,13 +321,16 @@ def _subject(one: JobInstance, store: InstanceStore) -> Subject:
     verdict: Verdict
     if one.outputs is not None:
         verdict = AnalysedLoop.from_json(one.outputs)
+    elif one.state is InstanceState.ANALYSED:
+        verdict = RefusedLoop(code="removed", reason="its images were removed before the present networks saw it")
     else:
         verdict = RefusedLoop(code=one.reason_code or "failed", reason=one.reason or "the analysis failed")
     return Subject(
         sop_instance_uid=one.sop_instance_uid,
         sop_class_uid=one.sop_class_uid,
         series_instance_uid=one.series_instance_uid,
-        path=store.path(one.path),
+        path=store.path(one.path) if one.path else None,
         verdict=verdict,
-        was_given_up=one.state is InstanceState.FAILED,
+        was_given_up=one.outputs is None and one.state in (InstanceState.ANALYSED, InstanceState.FAILED),
+        num_frames=one.num_frames,
     )

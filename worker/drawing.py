@@ -38,7 +38,7 @@ def draw_pictures(
     Args:
         findings: what the report says.
         origin: of the report.
-        paths: of every loop, by SOP Instance UID.
+        paths: of every loop whose file is there, by SOP Instance UID.
         analysed: the verdict on every loop, by SOP Instance UID.
         engine: who looked.
         kinds: which pictures are wanted.
@@ -47,7 +47,7 @@ def draw_pictures(
     if not kinds:
         return ()
     numbered = enumerate(in_order(findings.loops), start=1)
-    counted = findings.carriers
+    counted = findings.carriers & paths.keys()
     carriers = [(number, one) for number, one in numbered if one.sop_instance_uid in counted]
     shown: dict[str, Shown] = {}
     pictures: list[Picture] = []

@@ -36,6 +36,11 @@ class Engine:
         return self.ensemble.info
 
     @property
+    def device(self) -> torch.device:
+        """Return where it computes."""
+        return self.ensemble.device
+
+    @property
     def digest(self) -> str:
         """Return the digest that results are kept under."""
         return self.ensemble.info.digest

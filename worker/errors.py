@@ -2,6 +2,7 @@
 
 WorkerError
 +-- NoEnsemble      the ensemble of the configuration cannot be used: nothing is claimed until it can
++-- UnreadableNow   the machine does not give a file back, which says nothing of the file: another attempt
 """
 
 
@@ -11,3 +12,7 @@ class WorkerError(Exception):
 
 class NoEnsemble(WorkerError):
     """The ensemble cannot be loaded; the message names the folder and the remedy."""
+
+
+class UnreadableNow(WorkerError):
+    """The machine does not give a file back now: no verdict on the loop in it."""

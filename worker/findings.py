@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dicom_node.report.findings import (
+    UNITS,
     Abstained,
     Algorithm,
     CartValue,
@@ -85,8 +86,16 @@ def to_algorithm(info: EnsembleInfo) -> Algorithm:
     )
 
 
-def to_ledger(prediction: StudyPrediction, cart: Sequence[CartValue] = ()) -> dict[str, Any]:
-    """Return what the ledger keeps of a report's content: `results` is the contract's list, the rest is added."""
+def to_ledger(
+    prediction: StudyPrediction, cart: Sequence[CartValue] = (), loops: Sequence[LoopFinding] = ()
+) -> dict[str, Any]:
+    """Return what the ledger keeps of a report's content: `results` is the contract's list, the rest is added.
+
+    Args:
+        prediction: of the study.
+        cart: what the cart measured itself.
+        loops: every analysed loop, in the order in which the report counts them.
+    """
     info = prediction.ensemble
     return {
         "ensemble": {
@@ -122,7 +131,35 @@ def to_ledger(prediction: StudyPrediction, cart: Sequence[CartValue] = ()) -> di
             }
             for one in cart
         ],
+        "loop_findings": [
+            {
+                "sop_instance_uid": one.sop_instance_uid,
+                "view": one.view,
+                "view_probability": one.view_probability,
+                "uncertain_view": one.uncertain_view,
+                "contradiction": one.contradiction,
+                "numbers": [
+                    {"task": each.task.value, "value": each.value, "unit": UNITS[each.task], "sd": each.sd}
+                    for each in one.numbers
+                ],
+            }
+            for one in loops
+        ],
     }
+
+
+def to_cart(document: Mapping[str, Any]) -> tuple[CartValue, ...]:
+    """Return the cart's numbers out of what the ledger keeps of a report's content."""
+    return tuple(
+        CartValue(
+            measurement=Measurement(one["task"]),
+            value=one["value"],
+            unit=one["unit"],
+            method=one["method"],
+            sop_instance_uid=one["sop_instance_uid"],
+        )
+        for one in document.get("cart", ())
+    )
 
 
 _MEASUREMENTS = {

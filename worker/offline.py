@@ -247,7 +247,7 @@ def _draw(
     chapters = [
         contact_sheet.Chapter(
             heading=f"Study {document['study_instance_uid']}",
-            rows=[contact_sheet.judged(one.path, one.verdict, engine.info) for one in subjects],
+            rows=[contact_sheet.judged(one.path, one.verdict, engine.info) for one in subjects if one.path],
         )
         for document, subjects in analysed
     ]

@@ -18,6 +18,10 @@ class Limits:
     """How often a living worker renews its leases."""
     loop: timedelta = timedelta(seconds=120)
     """A loop that takes longer is not renewed any more: it counts as hung."""
+    outage: timedelta = timedelta(seconds=60)
+    """So long an answer waits for a ledger that cannot be written, before it is given up and worked out again."""
+    put_off: timedelta = timedelta(seconds=45)
+    """So much later than usual a report is tried again that the disk did not take."""
     budget: timedelta = timedelta(seconds=60)
     """After this long a task ends between two batches and rings for itself, so that no study starves another."""
     max_batch: int = 8

@@ -17,7 +17,7 @@ from pydicom import Dataset
 
 from dicom_node.report import concepts
 from dicom_node.report.document import NOTICE, cart_words, in_order, whole
-from dicom_node.report.findings import UNITS, Evaluation, Findings, LoopFinding, Measurement
+from dicom_node.report.findings import SCALES, SHORT_NAMES, UNITS, Evaluation, Findings, LoopFinding, Measurement
 from dicom_node.report.pictures import Page
 from dicom_node.report.reference import NORMAL, SOURCE, Applicable, applicable
 from model.clip.source import Frames
@@ -33,8 +33,6 @@ _QUALITY = 92
 _LEFT, _RIGHT, _WORDS = 0.03, 0.97, 0.68  # of the page's width; where the words begin
 _INK, _QUIET, _ALARM, _BAND, _OURS, _CARTS = "#111111", "#555555", "#a01010", "#cfe3cf", "#1f4e9c", "#b36b00"
 _SEXES = {"M": "men", "F": "women"}
-_NAMES = {Measurement.LVEF: "LVEF", Measurement.LVEDV: "LV EDV", Measurement.LVESV: "LV ESV"}
-_AXIS = {Measurement.LVEF: 90.0, Measurement.LVEDV: 300.0, Measurement.LVESV: 250.0}
 _MORE = "... the rest is in the Structured Report."
 
 
@@ -96,7 +94,7 @@ def _measurements(figure: Figure, findings: Findings, whose: Applicable) -> None
     measured = {one.task: one for one in findings.measurements}
     for number, task in enumerate(Measurement):
         bottom = 0.745 - 0.08 * number
-        _text(figure, _LEFT, bottom + 0.028, _NAMES[task], size=12, bold=True)
+        _text(figure, _LEFT, bottom + 0.028, SHORT_NAMES[task], size=12, bold=True)
         one = measured.get(task)
         if one is None:
             _text(figure, 0.11, bottom + 0.028, "not measured", size=12, color=_QUIET)
@@ -114,7 +112,7 @@ def _measurements(figure: Figure, findings: Findings, whose: Applicable) -> None
         carts = [value.value for value in findings.cart if value.measurement is task]
         axes.plot(carts, [0.5] * len(carts), "s", color=_CARTS, markersize=5, markerfacecolor="none")
         axes.set_xlim(
-            0.0, max([_AXIS[task], *(1.1 * value for value in (*said, *carts, *([one.value] if one else [])))])
+            0.0, max([SCALES[task], *(1.1 * value for value in (*said, *carts, *([one.value] if one else [])))])
         )
     legend = "diamond: this report, with one standard deviation over the networks   dots: its loops   square: the cart"
     _text(figure, 0.25, 0.558, legend, size=6.5, color=_QUIET)
@@ -157,7 +155,7 @@ def _words(figure: Figure, findings: Findings) -> None:
     lines += [(note, _ALARM, False) for note in findings.notes]
     for abstained in findings.abstentions:
         task = abstained.task
-        name = _NAMES[task] if isinstance(task, Measurement) else concepts.EVALUATED[task].meaning
+        name = SHORT_NAMES[task] if isinstance(task, Measurement) else concepts.EVALUATED[task].meaning
         lines.append((f"{name}, not answered: {abstained.reason}", _QUIET, False))
     if findings.cart:
         lines.append((cart_words(findings.cart), _CARTS, False))
@@ -198,7 +196,7 @@ def _loops(figure: Figure, findings: Findings, shown: Mapping[str, Shown]) -> No
 
 def _loop(figure: Figure, left: float, width: float, title: str, one: LoopFinding, shown: Shown) -> None:
     _text(figure, left, 0.475, title, size=8, bold=True)
-    said = ", ".join(f"{_NAMES[each.task]} {each.value:.0f} {UNITS[each.task]}" for each in one.numbers)
+    said = ", ".join(f"{SHORT_NAMES[each.task]} {each.value:.0f} {UNITS[each.task]}" for each in one.numbers)
     _block(figure, 0.458, [(said, _INK, False)], sizes=(6,), bottom=0.43, left=left, right=left + width)
     axes = figure.add_axes((left, 0.235, width, 0.2))
     axes.imshow(shown.still_HWC)

@@ -24,7 +24,6 @@ from pydicom.filereader import read_file_meta_info
 from model.clip.pixels import DECODABLE, DEFLATED, NATIVE, VIDEO, PixelData, find_pixel_data
 from model.clip.rgb import colouring, true_photometric
 from model.clip.source import MAX_PIXELS, Frames, LoopHeader, LoopSource, Region
-from model.clip.video import open_video
 from model.errors import UnreadableLoop
 
 MAX_FRAMES = 100_000
@@ -32,6 +31,9 @@ MAX_FRAMES = 100_000
 
 MAX_INFLATED_BYTES = 2**31
 """Bytes of a deflated data set; a loop that large would be sent compressed."""
+
+MAX_DECODED_BYTES = 600 << 20
+"""Bytes of the frames that are asked for at one time: three beats of sixteen frames on a screen of 2560 x 1440."""
 
 HEART_RATES = (20.0, 300.0)
 """Beats a minute that a heart does."""
@@ -121,6 +123,7 @@ class DicomLoop:
         """
         wanted = sorted(set(indices))
         _check_claims(self.header, self.path.stat().st_size)
+        _check_memory(self.header, len(wanted))
         with _translated("the pixel data cannot be decoded"), _opened(self.path) as file:
             description = dcmread(file, stop_before_pixels=True, specific_tags=_PIXEL_TAGS)
             pixel_data = find_pixel_data(file, description, self.header.transfer_syntax_uid)
@@ -177,8 +180,12 @@ def _inflate(file: IO[bytes], target: IO[bytes]) -> None:
     """Write the data set of a deflated file as it was before (PS3.5 A.5)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     num_bytes = 0
-    while not inflater.eof and (piece := inflater.unconsumed_tail or file.read(_PIECE)):
-        num_bytes += target.write(inflater.decompress(piece, _PIECE))
+    while not inflater.eof:
+        piece = inflater.unconsumed_tail or file.read(_PIECE)
+        inflated = inflater.decompress(piece, _PIECE)
+        if not inflated and not piece:  # without input it may still hold the end of its output back
+            return
+        num_bytes += target.write(inflated)
         if num_bytes > MAX_INFLATED_BYTES:
             raise UnreadableLoop(f"the deflated data set is larger than {MAX_INFLATED_BYTES} bytes")
 
@@ -301,7 +308,17 @@ def _check_claims(header: LoopHeader, file_size: int) -> None:
             raise UnreadableLoop(f"the header claims {claimed} bytes of pixels, the file has {file_size}")
 
 
+def _check_memory(header: LoopHeader, num_frames: int) -> None:
+    """Refuse what would not fit beside the networks, before anything is decoded."""
+    if num_frames * (header.rows or 0) * (header.columns or 0) * 3 > MAX_DECODED_BYTES:
+        size = f"{header.rows} x {header.columns} pixels"
+        raise UnreadableLoop(f"{num_frames} frames of {size} take more memory than a loop may")
+
+
 def _video_frames(pixel_data: PixelData, header: LoopHeader, indices: Sequence[int]) -> Frames:
+    # Not before the first video: the reader loads every CUDA library, hundreds of megabytes, and few studies hold one.
+    from model.clip.video import open_video
+
     with tempfile.NamedTemporaryFile(suffix=".mpg") as stream:
         pixel_data.write_stream(stream)
         video = open_video(Path(stream.name))

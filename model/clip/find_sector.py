@@ -64,7 +64,7 @@ def _find(frames_THWC: Frames, region: Region | None) -> Sector | None:
     """Return the sector within a region of the screen; None: there is none, or more of its picture lies beyond it."""
     _, rows, columns, _ = frames_THWC.shape
     step = max(1, round(rows / _ROWS))
-    seen_ThwC = frames_THWC[:, ::step, ::step]
+    seen_ThwC = np.ascontiguousarray(frames_THWC[:, ::step, ::step])  # it is gone through many times
     repeats = [np.array_equal(one, before) for one, before in zip(seen_ThwC[1:], seen_ThwC[:-1], strict=True)]
     seen_ThwC = seen_ThwC[[True, *(not repeat for repeat in repeats)]]
     is_inside_hw = np.full(seen_ThwC.shape[1:3], region is None)

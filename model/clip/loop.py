@@ -1,8 +1,9 @@
 """From a DICOM file to its clips, or to the reason why there is none.
 
-Legend: B clips of a loop, T clip frames, S side of a clip, C = 3 RGB.
+Legend: B clips of a loop, T clip frames, S side of a clip, N frames that clips are made of, H, W pixels, C = 3 RGB.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from model.clip.header_view import header_view
 from model.clip.sampling import clips_of, distinct
 from model.clip.sector import Sector
 from model.clip.select import inspect, select
+from model.clip.source import Frames, LoopHeader
 from model.clip.spec import ClipSpec
 from model.clip.transform import locate_by_header, make_still, pixels_of
 from model.tasks import View
@@ -38,8 +40,26 @@ class Clips:
         return tuple(distinct(self.indices))
 
 
-def load_clips(path: Path, spec: ClipSpec) -> Clips:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What the clips of a loop are made of."""
+
+    header: LoopHeader
+    frames_NHWC: Frames
+    """As decoded; to be left as they are."""
+    indices: Sequence[int]
+    """Of these frames in the loop, 0-based, ascending."""
+    sector: Sector | None
+    """What is cut out of them; None: nothing is."""
+
+
+def load_clips(path: Path, spec: ClipSpec, show: Callable[[Seen], None] = lambda _seen: None) -> Clips:
     """Return the clips of a B-mode cine loop.
+
+    Args:
+        path: of its file.
+        spec: the recipe.
+        show: is given what they are made of, while it is in memory.
 
     Raises:
         NotALoop: the instance carries no number.
@@ -52,6 +72,7 @@ def load_clips(path: Path, spec: ClipSpec) -> Clips:
     frames_NHWC = source.read(seen)
     inspect(frames_NHWC).check()
     sector = locate_by_header(frames_NHWC, spec, source.header)
+    show(Seen(header=source.header, frames_NHWC=frames_NHWC, indices=seen, sector=sector))
     pixels_NCSS = pixels_of(frames_NHWC, sector, spec)
     place = {index: number for number, index in enumerate(seen)}
     clips = [pixels_NCSS[[place[index] for index in clip]].transpose(0, 1) for clip in indices]

@@ -38,6 +38,7 @@ _PLUGINS = {
     "1.2.840.10008.1.2.5": "pylibjpeg",
 }
 _BASELINE = "1.2.840.10008.1.2.4.50"
+_LOSSLESS_JPEG = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED})
 VIDEO = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (100, 101, 102, 103, 104, 105, 106, 107, 108)) | frozenset(
@@ -182,6 +183,9 @@ class PixelData:
             raise UnreadableLoop(
                 f"a frame holds {form.samples} samples of {form.bits} bits, the header claims {samples} in {bits}"
             )
+        stored = int(self.description.get("BitsStored") or 0)
+        if self.syntax in _LOSSLESS_JPEG and bits == 8 != stored:
+            raise UnreadableLoop(f"the header claims {stored} bits of a frame that holds {form.bits}")
 
     def _extended_offsets(self) -> tuple[bytes, bytes] | None:
         if "ExtendedOffsetTable" in self.description and "ExtendedOffsetTableLengths" in self.description:

@@ -66,6 +66,11 @@ class Sector:
         return inside
 
     @cached_property
+    def _bits_HWC(self) -> Frames:
+        """Return the mask as 255 and 0 for each colour, in which a whole row is masked at once."""
+        return np.repeat(np.where(self.mask_HW, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
+
+    @cached_property
     def extent(self) -> tuple[int, int, int, int]:
         """Return first row, first column, rows and columns of the sector."""
         rows, columns = np.flatnonzero(self.mask_HW.any(axis=1)), np.flatnonzero(self.mask_HW.any(axis=0))
@@ -91,7 +96,7 @@ class Sector:
         top, left = max(first_row, 0), max(first_column, 0)
         bottom, right = min(first_row + height, rows), min(first_column + width, columns)
         inside = box[:, top - first_row : bottom - first_row, left - first_column : right - first_column]
-        np.copyto(inside, frames_THWC[:, top:bottom, left:right], where=self.mask_HW[top:bottom, left:right, None])
+        np.bitwise_and(frames_THWC[:, top:bottom, left:right], self._bits_HWC[top:bottom, left:right], out=inside)
         return box
 
     def to_json(self) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def inspect(frames_THWC: Frames) -> Verdict:
     step = max(1, frames_THWC.shape[1] // _INSPECTED_ROWS)
     if len(frames_THWC) > _INSPECTED_FRAMES:
         frames_THWC = frames_THWC[list(frame_indices(len(frames_THWC), _INSPECTED_FRAMES))]
-    seen = frames_THWC[:, ::step, ::step]
+    seen = np.ascontiguousarray(frames_THWC[:, ::step, ::step])  # it is gone through many times
     moves_HW = strongest(seen.max(axis=0) - seen.min(axis=0)) > _MOTION
     if moves_HW.mean() < MOVING_FRACTION:
         return Verdict(reason=Reason.STATIC)

@@ -1,4 +1,5 @@
-"""Frames of a video file (AVI, MPEG-2, MPEG-4, HEVC): the only place that knows decord.
+"""Frames of a video file (AVI, MPEG-2, MPEG-4, HEVC): the only place that knows decord, and PyAV, which says how large
+they are before one is decoded: 32 KB of H.264 can make frames of 16384 x 8704, for which decord takes 2 GB.
 
 Legend: T frames, H, W pixels, C = 3 RGB.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch  # noqa: F401
 
 # isort: split
+import av
 import decord
 import numpy as np
 
@@ -49,14 +51,13 @@ def open_video(path: Path) -> VideoLoop:
     Raises:
         UnreadableLoop: it is no video, or its pictures are absurdly large.
     """
+    _check_size(path)
     video = _open(path)
     try:
         rows, columns, _ = video[0].shape
         frames_a_second = float(video.get_avg_fps())
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise UnreadableLoop("the video stream holds no frame") from error
-    if rows * columns > MAX_PIXELS:
-        raise UnreadableLoop(f"the video stream claims {rows} x {columns} pixels")
     header = LoopHeader(
         sop_class_uid="",
         sop_instance_uid="",
@@ -78,6 +79,21 @@ def open_video(path: Path) -> VideoLoop:
         instance_number=None,
     )
     return VideoLoop(path=path, header=header)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a stream whose own header, or its container's, claims frames that are too large, or none."""
+    try:
+        # With the limit it decodes nothing larger while it looks.
+        with av.open(str(path), options={"max_pixels": str(MAX_PIXELS)}) as container:
+            streams = [stream for stream in container.streams if isinstance(stream, av.VideoStream)]
+            sizes = [(stream.height, stream.width) for stream in streams]
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UnreadableLoop("the video stream cannot be opened") from error
+    for rows, columns in sizes or [(0, 0)]:
+        if not 0 < rows * columns <= MAX_PIXELS:
+            size = f"{rows} x {columns} pixels" if rows * columns else "no size, or too large a one"
+            raise UnreadableLoop(f"the video stream claims {size}")
 
 
 def _open(path: Path) -> decord.VideoReader:

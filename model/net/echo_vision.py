@@ -4,6 +4,7 @@ Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens (t, h, w order), D w
 With one task it is the paper's network; with several they share one pass of the encoder.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, Self, cast
 
@@ -89,6 +90,15 @@ class NetConfig(BaseModel):
     def grid(self) -> tuple[int, int, int]:
         """Return the tokens of a clip in time, height and width."""
         return (self.frames // self.tubelet, self.size // self.patch, self.size // self.patch)
+
+    @property
+    def operations(self) -> int:
+        """Return the floating-point operations of the encoder's matrix products on one clip."""
+        length = math.prod(self.grid)
+        embedding = 2 * length * self.dim * 3 * self.tubelet * self.patch**2
+        linear = 2 * length * (4 * self.dim**2 + 2 * self.dim * self.mlp_dim)
+        attention = 4 * length**2 * self.dim
+        return embedding + self.depth * (linear + attention)
 
 
 class Pool(nn.Module):

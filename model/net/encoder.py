@@ -66,11 +66,13 @@ class Encoder(nn.Module):
         Returns:
             (B, L, D), or (B, V, D) of the visible tokens in their order.
         """
-        tokens_BLD = self.patch_embed(clip_BCTHW)
-        assert tokens_BLD.shape[1] == self.positions.shape[0], "the clip does not have the encoder's size"
-        tokens_BLD = tokens_BLD + self.positions.to(tokens_BLD.dtype)
+        size = tuple(step * side for step, side in zip(self.grid, self.patch_embed.kernel_size, strict=True))
+        assert clip_BCTHW.shape[2:] == size, "the clip does not have the encoder's size"
         if mask_BL is not None:
-            tokens_BLD = _visible(tokens_BLD, mask_BL)
+            _check_mask(mask_BL, (len(clip_BCTHW), len(self.positions)))
+        tokens_BLD = self.patch_embed(clip_BCTHW, mask_BL)
+        places_BLD = self.positions.to(tokens_BLD.dtype).expand(len(clip_BCTHW), -1, -1)
+        tokens_BLD = tokens_BLD + (places_BLD if mask_BL is None else places_BLD[~mask_BL].view_as(tokens_BLD))
         for block in self.blocks:
             if self.is_checkpointed and self.training:
                 tokens_BLD = checkpoint(block, tokens_BLD, use_reentrant=False)
@@ -96,16 +98,12 @@ def make_blocks(dim: int, depth: int, heads: int, mlp_dim: int, eps: float, *, d
     )
 
 
-def _visible(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """Return the tokens that are not hidden, (B, V, D), in their order."""
-    batch, length, dim = tokens_BLD.shape
+def _check_mask(mask_BL: Tensor, shape: tuple[int, int]) -> None:
     assert mask_BL.dtype == torch.bool, "a mask is one bool a token"
-    assert mask_BL.shape == (batch, length), "a mask is one bool a token"
-    visible = ~mask_BL
-    num_visible = visible.sum(dim=1)
+    assert mask_BL.shape == shape, "a mask is one bool a token"
+    num_visible = (~mask_BL).sum(dim=1)
     # Else tokens of one clip would slip into the next one's row.
     assert bool((num_visible == num_visible[0]).all()), "each row of a mask hides the same count"
-    return tokens_BLD[visible].reshape(batch, -1, dim)
 
 
 def initialise(module: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """From a clip to tokens: tubelet embedding and the position codes.
 
-Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens (t, h, w order), D width.
+Legend: B clips, C = 3 RGB, T frames, H, W pixels, L tokens (t, h, w order), V visible tokens, D width.
 Sources: VideoMAE (NeurIPS 2022) section 3; Echo-Vision-FM, Nat Commun 2025, section 4.2.
 """
 
@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class TubeletEmbed(nn.Conv3d):
@@ -21,9 +22,17 @@ class TubeletEmbed(nn.Conv3d):
         size = (tubelet, patch, patch)
         super().__init__(3, dim, kernel_size=size, stride=size)
 
-    def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Return tokens (B, L, D), flattened in the order t, h, w."""
-        return super().forward(clip_BCTHW).flatten(2).transpose(1, 2)
+    def forward(self, clip_BCTHW: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """Return tokens (B, L, D), flattened in the order t, h, w; with a mask those that are not hidden, (B, V, D)."""
+        if mask_BL is None:
+            return super().forward(clip_BCTHW).flatten(2).transpose(1, 2)
+        # Of a clip of the pre-training a convolution would project 85 % for nothing.
+        batch, channels, frames, rows, columns = clip_BCTHW.shape
+        tubelet, patch, _ = self.kernel_size
+        shape = (frames // tubelet, tubelet, rows // patch, patch, columns // patch, patch)
+        cubes = clip_BCTHW.view(batch, channels, *shape).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        seen = cubes[~mask_BL.view(cubes.shape[:4])].flatten(1)
+        return functional.linear(seen, self.weight.flatten(1), self.bias).view(batch, -1, self.out_channels)
 
 
 def sincos_table(length: int, dim: int) -> Tensor:

@@ -13,3 +13,10 @@ def test_matrix_products_survive_the_video_reader(first: str) -> None:
     done = subprocess.run([sys.executable, "-c", f"import {first}; {_PRODUCT}"], capture_output=True, check=False)
 
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_worker_loads_the_video_reader_with_the_first_video_only() -> None:
+    done = subprocess.run([sys.executable, "-c", "import worker.tasks, sys; sys.exit('decord' in sys.modules)"],
+                          capture_output=True, check=False)  # fmt: skip
+
+    assert done.returncode == 0, done.stderr.decode()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.bundle import BundleError, load, reference_clip
+from model.bundle import BundleError, load, reference_clip  # type: ignore[attr-defined]
 from model.ensemble import CURRENT, Ensemble, locate
 from model.tasks import Task
 from tests.trainer.runs import make_run, make_tested_store
@@ -406,7 +406,7 @@ def test_two_do_not_publish_at_once(runs: list[Path], tmp_path: Path, monkeypatc
         except PublishError as error:
             said.append(str(error))
 
-    monkeypatch.setattr(module.Ensemble, "load", meanwhile)
+    monkeypatch.setattr(module.Ensemble, "load", meanwhile)  # type: ignore[attr-defined]
     publish(runs, shelf, "1.0")
 
     assert len(said) == 1
@@ -428,7 +428,7 @@ def test_a_full_disk_leaves_what_is_in_use(runs: list[Path], tmp_path: Path, mon
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.bundle, "write_json", full)
+    monkeypatch.setattr(module.bundle, "write_json", full)  # type: ignore[attr-defined]
     with pytest.raises(PublishError, match="No space left on device: what is in use stays"):
         publish(runs[:1], shelf, "1.1", force="to see")
     assert Ensemble.load(shelf).info.version == "1.0"

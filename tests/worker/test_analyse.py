@@ -1,118 +1,36 @@
 """The worker on a real ledger with the shipped networks: claims, reports, and what must not happen twice."""
 
-import io
 import json
 import shutil
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset, dcmread
 from structlog.testing import capture_logs
 
 from dicom_node import completion
 from dicom_node.clock import utc_now
 from dicom_node.identity import UID
-from dicom_node.intake import Intake, Received
 from dicom_node.ledger import claims
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.ledger.views import StudyJson, study_json
 from dicom_node.settings import Report as ReportSection
 from dicom_node.store import InstanceStore
-from dicom_node.wire import walk
+from model.clip.loop import Clips
 from model.ensemble import SHIPPED
-from model.phantom.heart import Heart
-from model.tasks import View
+from model.prediction import LoopOutputs
+from tests.doubles.incoming import arrive
 from tests.system.validators import referenced
 from worker.analyse import Analyst
 from worker.engine import CurrentEngine, Engine, load_engine
-from worker.errors import NoEnsemble
-from worker.phantom_study import Shot, make_study
+from worker.errors import NoEnsemble, UnreadableNow
 from worker.settings import Limits
-
-SHOTS = (Shot(view=View.A4C, num_frames=24), Shot(view=View.PLAX, num_frames=24), Shot(view=View.PLAX, num_frames=1))
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    """The shipped networks."""
-    return load_engine(SHIPPED, device="cpu", precision="fp32")
-
-
-@pytest.fixture
-def sessions(tmp_path: Path) -> Sessions:
-    """An empty ledger."""
-    return open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> InstanceStore:
-    """An empty store."""
-    return InstanceStore(tmp_path / "data", min_free_bytes=0)
-
-
-@pytest.fixture
-def rung() -> list[int]:
-    """The studies that were rung for."""
-    return []
-
-
-@pytest.fixture
-def analyst(engine: Engine, sessions: Sessions, store: InstanceStore, rung: list[int]) -> Analyst:
-    """A worker."""
-    return Analyst(
-        current_engine=lambda: engine,
-        sessions=sessions,
-        store=store,
-        destinations=("pacs",),
-        report=ReportSection().without_pictures,
-        limits=Limits(),
-        ring=rung.append,
-        owner="test",
-    )
-
-
-@pytest.fixture
-def study() -> list[Dataset]:
-    """Two loops and a still."""
-    heart = Heart(edv_ml=120.0, esv_ml=50.0)
-    return [*make_study(heart, seed=1, at=datetime(2026, 11, 24, tzinfo=UTC), shots=SHOTS)]
-
-
-def arrive(
-    instances: list[Dataset],
-    sessions: Sessions,
-    store: InstanceStore,
-    ring: Callable[[int], None],
-    damage: tuple[bytes, bytes] = (b"", b""),
-) -> int:
-    """Let instances arrive as the SCP hands them on, some bytes replaced by others; return the study's id."""
-    intake = Intake(sessions, store, utc_now, ring)
-    for instance in instances:
-        buffer = io.BytesIO()
-        dcmwrite(buffer, instance, enforce_file_format=True)
-        file = buffer.getvalue().replace(*damage, 1)
-        walk(file[144 + int.from_bytes(file[140:144], "little") :], instance.file_meta.TransferSyntaxUID)
-        # The data set begins after preamble, prefix and group 2, whose length the first element tells.
-        start = 144 + int.from_bytes(file[140:144], "little")
-        outcome = intake.receive(
-            Received(
-                study_uid=UID(instance.StudyInstanceUID),
-                series_uid=UID(instance.SeriesInstanceUID),
-                sop_instance_uid=UID(instance.SOPInstanceUID),
-                sop_class_uid=UID(instance.SOPClassUID),
-                transfer_syntax_uid=UID(instance.file_meta.TransferSyntaxUID),
-                calling_ae="SCANNER",
-                num_frames=instance.get("NumberOfFrames"),
-                meta=file[:start],
-                dataset=file[start:],
-            )
-        )
-    return outcome.study_id
 
 
 def complete(sessions: Sessions) -> None:
@@ -239,6 +157,101 @@ def test_a_disk_that_has_room_for_the_report_alone_gets_the_report(
     assert shown(study, sessions)["reports"][0]["pictures"] == []
 
 
+def test_a_report_that_the_disk_does_not_take_waits_and_no_attempt_is_counted(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study[:1], sessions, store, rung.append)
+    complete(sessions)
+    folder = store.path("reports")
+    folder.rename(store.path("elsewhere"))
+    folder.write_bytes(b"")  # a disk that refuses every report
+
+    with capture_logs() as logs:
+        for _ in range(claims.MAX_ATTEMPTS + 1):
+            analyst.drain(study_id)
+    waiting = shown(study, sessions)
+    folder.unlink()
+    store.path("elsewhere").rename(folder)
+    analyst.drain(study_id)
+
+    assert (waiting["state"], waiting["error"]) == ("analysing", None)
+    assert "put off" in waiting["history"][-1]["detail"]
+    assert [line["event"] for line in logs].count("report_not_kept") == claims.MAX_ATTEMPTS + 1
+    assert shown(study, sessions)["state"] == "delivering"
+
+
+def test_nobody_is_called_at_once_for_a_report_that_was_put_off(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study[2:], sessions, store, rung.append)
+    complete(sessions)
+    store.path("reports").rmdir()
+    store.path("reports").write_bytes(b"")
+    analyst.drain(study_id)
+    now = utc_now()
+
+    soon, later = (
+        completion.tick(sessions, lambda moment=now + wait: moment, timedelta(seconds=30))  # type: ignore[misc]
+        for wait in (timedelta(seconds=20), Limits().put_off + completion.RING_AGAIN)
+    )
+
+    assert (soon, later) == ([], [study_id])
+
+
+def test_answers_wait_for_a_ledger_that_is_away_and_are_not_worked_out_again(
+    analyst: Analyst,
+    engine: Engine,
+    study: list[Dataset],
+    store: InstanceStore,
+    rung: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dicom_node.ledger.engine.LOCK_SECONDS", 1)  # how long SQLite itself waits
+    path = tmp_path / "other.sqlite"
+    sessions = open_ledger(f"sqlite:///{path}")
+    study_id = arrive(study[:1], sessions, store, rung.append)
+    complete(sessions)
+    looks: list[int] = []
+    away = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def look_and_lose_the_ledger(one: Engine, clips: Clips) -> LoopOutputs:
+        looks.append(1)
+        outputs = look(one, clips)
+        away.execute("BEGIN IMMEDIATE")
+        threading.Timer(3.0, away.rollback).start()
+        return outputs
+
+    look = Engine.look_at
+    monkeypatch.setattr(Engine, "look_at", look_and_lose_the_ledger)
+    with capture_logs() as logs:
+        replace(analyst, sessions=sessions, limits=Limits(lease=timedelta(minutes=1))).drain(study_id)
+
+    assert "answer_waits_for_the_ledger" in [line["event"] for line in logs]
+    assert len(looks) == 1
+    assert shown(study, sessions)["state"] == "delivering"
+    close_ledger(sessions)
+    away.close()
+
+
+def test_a_loop_that_the_machine_does_not_give_back_has_no_verdict_and_is_tried_again(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, store: InstanceStore, rung: list[int]
+) -> None:
+    study_id = arrive(study[:1], sessions, store, rung.append)
+    (file,) = store.path(f"instances/{study[0].StudyInstanceUID}").iterdir()
+    file.rename(store.path("kept"))
+    file.symlink_to("/proc/self/mem")  # opens, and its first byte is an input/output error
+
+    with pytest.raises(UnreadableNow, match="error"):
+        analyst.drain(study_id)
+    file.unlink()
+    store.path("kept").rename(file)
+    completion.tick(sessions, lambda: utc_now() + timedelta(minutes=1), timedelta(hours=1))
+    analyst.drain(study_id)
+
+    assert shown(study, sessions)["loops_analysed"] == 1
+
+
 def test_a_gpu_that_is_full_costs_the_attention_and_no_number(
     analyst: Analyst,
     study: list[Dataset],
@@ -333,6 +346,7 @@ def test_a_study_in_the_middle_of_a_switch_ends_in_one_report_of_the_new_ensembl
     report = dcmread(store.path(seen["reports"][0]["path"]))
     assert "2" in versions(report)
     assert "1" not in versions(report)
+    assert report.CompletionFlag == "COMPLETE"  # it has seen the loop that the first one had answered for
     close_ledger(sessions)
 
 

@@ -12,7 +12,6 @@ from pydicom import Dataset, dcmread, dcmwrite
 
 from dicom_node.report.text import render_text
 from dicom_node.settings import Report as ReportSection
-from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
 from tests.doubles.subjects import looked_at, material_of
@@ -36,19 +35,13 @@ from tests.node.report.carts import (
 from tests.system.validators import assert_valid_report
 from worker import offline
 from worker.compose import Composed, Subject, compose
-from worker.engine import Engine, load_engine
+from worker.engine import Engine
 from worker.loops import RefusedLoop
 from worker.phantom_study import Shot, make_study
 
 MOMENT = datetime(2026, 11, 24, tzinfo=UTC)
 SHOTS = (Shot(view=View.A4C, num_frames=40), Shot(view=View.PLAX, num_frames=40))
 COMMENT = "Cart: EF 54 % (biplane), EDV 120 mL (biplane), ESV 55 mL. Not used for the values of this report."
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    """The shipped networks."""
-    return load_engine(SHIPPED, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from dicom_node.settings import Report as ReportSection
 from model.attention import Attention
 from model.clip.sector import Sector, Side
 from model.clip.spec import ClipSpec
-from model.ensemble import SHIPPED
 from model.phantom.heart import Heart
 from model.tasks import View
 from tests.binaries import require_binary
@@ -28,7 +27,7 @@ from tests.node.report.carts import LVEF, PERCENT, cart_report, number, section,
 from tests.node.report.samples import EMPTY, MEASURED, patient
 from tests.system.validators import assert_valid_report
 from worker.compose import Composed, Subject, compose
-from worker.engine import Engine, load_engine
+from worker.engine import Engine
 from worker.illustration import MAX_FRAMES, SIDES, Illustration, open_illustration
 from worker.lettering import printable, wrap
 from worker.loops import AnalysedLoop
@@ -41,12 +40,6 @@ SHOTS = (
     Shot(view=View.PLAX, num_frames=40),
     Shot(view=View.A2C, num_frames=40),
 )
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    """The shipped networks."""
-    return load_engine(SHIPPED, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,9 @@ from trainer.data.cohort import Cohort, Entry
 from trainer.data.jitter import JitterConfig, jitter
 from trainer.errors import UsageError
 
+Place = tuple[int, int]
+"""(epoch, sample) of a clip."""
+
 _FLIPS, _JITTER = 1, 3  # salts of the random numbers; the masks have another
 
 
@@ -63,7 +66,7 @@ class Plan:
         """Return the epoch of a step, both 0-based."""
         return step // self.steps_an_epoch
 
-    def part(self, step: int, part: int) -> list[tuple[int, int]]:
+    def part(self, step: int, part: int) -> list[Place]:
         """Return (epoch, sample) of each clip of a part."""
         epoch = self.epoch_of(step)
         order = _order(self.seed, epoch, self.num_samples)
@@ -86,8 +89,8 @@ class Batch:
     """The frames of the loop that each clip was made of."""
     targets_BK: Tensor
     """Raw targets, NaN where a sample does not speak for a task."""
-    places: tuple[tuple[int, int], ...]
-    """(epoch, sample) of each clip."""
+    places: tuple[Place, ...]
+    """Of each clip."""
 
     def pin_memory(self) -> "Batch":
         """Return the batch in memory that a GPU copies from without waiting; the loader calls it."""
@@ -108,12 +111,11 @@ class Batch:
         )
 
 
-Item = tuple[Tensor, Tensor, Tensor, tuple[int, int]]
 Targets = Callable[[Entry], Sequence[float]]
 
 
-class Clips(Dataset[Item]):
-    """The clips of a cohort by (epoch, sample)."""
+class Clips(Dataset[Batch]):
+    """The clips of a cohort, batch by batch."""
 
     def __init__(
         self, cohort: Cohort, targets: Targets, *, flip: bool, seed: int, jitter: JitterConfig | None = None
@@ -130,28 +132,40 @@ class Clips(Dataset[Item]):
         """Return the number of samples."""
         return len(self.cohort.entries)
 
-    def __getitem__(self, place: tuple[int, int]) -> Item:
-        """Return pixels (T, 3, S, S), frame indices (T,), targets (K,) and the place."""
-        epoch, number = place
-        entry = self.cohort.entries[number]
-        pixels_TCSS = torch.from_numpy(self.cohort.stores[entry.store].read(entry.sample))
+    def __getitem__(self, places: Sequence[Place]) -> Batch:
+        """Return the batch of these places; each clip is written where it stays: a raw store costs copies alone."""
+        entries = [self.cohort.entries[number] for _, number in places]
+        spec = self.cohort.stores[0].info.clip
+        pixels_BTCSS = torch.empty((len(places), spec.num_frames, 3, spec.size, spec.size), dtype=torch.uint8)
+        for pixels_TCSS, entry, place in zip(pixels_BTCSS, entries, places, strict=True):
+            self._write(pixels_TCSS, entry, place)
+        return Batch(
+            pixels_BTCSS=pixels_BTCSS,
+            indices_BT=torch.tensor([entry.sample.indices for entry in entries]),
+            targets_BK=self.targets_NK[[number for _, number in places]],
+            places=tuple(places),
+        )
+
+    def _write(self, pixels_TCSS: Tensor, entry: Entry, place: Place) -> None:
+        frames_TCSS = self.cohort.stores[entry.store].read(entry.sample)
+        across, down = False, False
         if self._flip:
-            across, down = np.random.default_rng([self._seed, _FLIPS, epoch, number]).random(2) < 0.5
-            sides = [axis for axis, chosen in ((3, across), (2, down)) if chosen]
-            pixels_TCSS = pixels_TCSS.flip(sides) if sides else pixels_TCSS
+            across, down = np.random.default_rng([self._seed, _FLIPS, *place]).random(2) < 0.5
+        pixels_TCSS.numpy()[...] = frames_TCSS[:, :, ::-1] if down else frames_TCSS
+        if across:
+            pixels_TCSS.copy_(pixels_TCSS.flip(3))
         if self._jitter is not None:
-            rng = np.random.default_rng([self._seed, _JITTER, epoch, number])
-            pixels_TCSS = jitter(pixels_TCSS, self._jitter, rng)
-        return pixels_TCSS, torch.tensor(entry.sample.indices), self.targets_NK[number], place
+            rng = np.random.default_rng([self._seed, _JITTER, *place])
+            pixels_TCSS.copy_(jitter(pixels_TCSS, self._jitter, rng))
 
 
-class _Parts(Sampler[list[tuple[int, int]]]):
+class _Parts(Sampler[list[Place]]):
     """The parts of one process, from a step to the end of the run."""
 
     def __init__(self, plan: Plan, *, first_step: int, rank: int, world: int) -> None:
         self._plan, self._first_step, self._rank, self._world = plan, first_step, rank, world
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         for step in range(self._first_step, self._plan.total_steps):
             for part in range(self._rank, self._plan.parts, self._world):
                 yield self._plan.part(step, part)
@@ -178,23 +192,13 @@ def all_batches(
 
 
 def _loader(
-    clips: Clips, batches: Sampler[list[tuple[int, int]]] | list[list[tuple[int, int]]], *, workers: int, pin: bool
-) -> DataLoader[Item]:
+    clips: Clips, batches: Sampler[list[Place]] | list[list[Place]], *, workers: int, pin: bool
+) -> DataLoader[Batch]:
     return DataLoader(
         clips,
-        batch_sampler=batches,
-        collate_fn=_collate,
+        sampler=batches,
+        batch_size=None,  # a place of the sampler is a whole batch
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-    )
-
-
-def _collate(items: Sequence[Item]) -> Batch:
-    pixels, indices, targets, places = zip(*items, strict=True)
-    return Batch(
-        pixels_BTCSS=torch.stack(pixels),
-        indices_BT=torch.stack(indices),
-        targets_BK=torch.stack(targets),
-        places=tuple(places),
     )

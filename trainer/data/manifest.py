@@ -72,7 +72,7 @@ class StoreInfo(Closed):
     clip: ClipSpec
     """Recipe of the clips; pixels are stored before its normalisation."""
     pixels: Pixels
-    """`raw`: what the node computes, bit for bit; `jpeg` (quality 92, 4:4:4): a fraction of the bytes; `avi`: whole
+    """`raw`: what the node computes, bit for bit; `jpeg` (quality 92, 4:2:0): a fraction of the bytes; `avi`: whole
     loops in their own size as Motion JPEG, as the paper trained, decoded anew at each reading."""
     samples_sha256: Sha256
     """Digest of `samples.jsonl`."""

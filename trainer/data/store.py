@@ -72,7 +72,7 @@ class ClipStore:
         return cls(path, info, samples, hashlib.sha256(document).hexdigest())
 
     def read(self, sample: Sample) -> Frames:
-        """Return a clip before its normalisation: uint8 (T, 3, S, S).
+        """Return a clip before its normalisation: uint8 (T, 3, S, S), not to be written to: it may be the shard itself.
 
         Raises:
             DataError: the shard is damaged.
@@ -80,14 +80,18 @@ class ClipStore:
         size = self.info.clip.size
         if self.info.pixels == "avi":
             return self._read_video(sample)
+        is_whole = sample.take == tuple(range(sample.stored))
         content = memoryview(self._map(sample.shard))[sample.offset : sample.offset + sample.length]
         if self.info.pixels == "raw":
             stored = np.frombuffer(content, dtype=np.uint8)
             if stored.size != sample.stored * 3 * size * size:
                 raise DataError(f"{self._shard(sample.shard)}: is too short for {sample.key}: prepare it again")
-            return stored.reshape(sample.stored, 3, size, size)[list(sample.take)]
-        stored_NSSC = [_decode(part, size, sample.key) for part in unpack(content, sample.stored)]
-        return np.ascontiguousarray(np.stack([stored_NSSC[place] for place in sample.take]).transpose(0, 3, 1, 2))
+            stored_NCSS = stored.reshape(sample.stored, 3, size, size)
+            return stored_NCSS if is_whole else stored_NCSS[list(sample.take)]
+        stored_NCSS = np.empty((sample.stored, 3, size, size), dtype=np.uint8)
+        for frame_CSS, part in zip(stored_NCSS, unpack(content, sample.stored), strict=True):
+            frame_CSS[...] = _decode(part, size, sample.key)
+        return stored_NCSS if is_whole else stored_NCSS[list(sample.take)]
 
     def _read_video(self, sample: Sample) -> Frames:
         path = video_path(self.path, sample.loop_key)
@@ -165,12 +169,7 @@ def encode(frames_NCSS: Frames, pixels: Pixels) -> bytes:
     assert pixels != "avi", "videos are files of their own"
     if pixels == "raw":
         return np.ascontiguousarray(frames_NCSS).tobytes()
-    parts = [
-        simplejpeg.encode_jpeg(
-            np.ascontiguousarray(frame.transpose(1, 2, 0)), quality=JPEG_QUALITY, colorsubsampling="444"
-        )
-        for frame in frames_NCSS
-    ]
+    parts = [_encode(frame_CSS) for frame_CSS in frames_NCSS]
     return struct.pack(f"<{len(parts)}I", *map(len, parts)) + b"".join(parts)
 
 
@@ -183,11 +182,22 @@ def unpack(content: memoryview, number: int) -> Iterator[memoryview]:
         start += length
 
 
+def _encode(frame_CSS: Frames) -> bytes:
+    """Return a frame as JPEG, its colour, which is in marks alone, at half size or not there: that decodes faster."""
+    is_grey = bool((frame_CSS[1:] == frame_CSS[0]).all())
+    kept_CSS, space, sampling = (frame_CSS[:1], "GRAY", "Gray") if is_grey else (frame_CSS, "RGB", "420")
+    frame_SSC = np.ascontiguousarray(kept_CSS.transpose(1, 2, 0))
+    jpeg: bytes = simplejpeg.encode_jpeg(frame_SSC, quality=JPEG_QUALITY, colorspace=space, colorsubsampling=sampling)
+    return jpeg
+
+
 def _decode(jpeg: memoryview, size: int, key: str) -> Frames:
+    """Return a frame, (3, S, S), or (1, S, S) if it has no colour."""
     try:
-        frame: Frames = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+        rows, columns, space, _ = simplejpeg.decode_jpeg_header(jpeg)
+        frame_SSC: Frames = simplejpeg.decode_jpeg(jpeg, colorspace="GRAY" if space == "Gray" else "RGB")
     except ValueError as error:
         raise DataError(f"{key}: a stored frame is damaged: prepare it again") from error
-    if frame.shape != (size, size, 3):
-        raise DataError(f"{key}: a stored frame is {frame.shape}, not {size} x {size}: prepare it again")
-    return frame
+    if (rows, columns) != (size, size):
+        raise DataError(f"{key}: a stored frame is {rows} x {columns}, not {size} x {size}: prepare it again")
+    return frame_SSC.transpose(2, 0, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from pydicom import Dataset, dcmread
-from pydicom.pixels import pixel_array
+from pydicom.pixels import pixel_array  # type: ignore[attr-defined]
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,

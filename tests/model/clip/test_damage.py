@@ -134,6 +134,32 @@ def test_absurd_rows_and_columns_are_refused_before_memory_is_claimed(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
+def test_frames_that_would_not_fit_in_memory_are_refused_before_one_is_decoded(
+    tmp_path: Path, jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = write_encapsulated(tmp_path / "a.dcm", jpegs, SHAPE, JPEGBaseline8Bit, **YBR)
+    monkeypatch.setattr(dicom, "MAX_DECODED_BYTES", 6 * 96 * 128 * 3)
+
+    assert open_loop(loop).read(range(6)).shape == (6, 96, 128, 3)
+    assert refusal(loop, range(7)) == "7 frames of 96 x 128 pixels take more memory than a loop may"
+
+
+@pytest.mark.parametrize("num_bytes", range(2**20 + 1, 2**20 + 258, 16))
+def test_a_deflated_file_is_inflated_to_its_last_byte(tmp_path: Path, num_bytes: int) -> None:
+    """zlib may hold the end of its output back when all its input is gone."""
+    loop = write(tmp_path / "a.dcm", header(10, 2, 2), bytes(120), DeflatedExplicitVRLittleEndian)
+    content = loop.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")
+    plain = zlib.decompress(content[start:], -zlib.MAX_WBITS)
+    padding = bytes(num_bytes - len(plain))
+    deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    deflated = deflater.compress(plain) + deflater.flush(zlib.Z_FULL_FLUSH)
+    loop.write_bytes(content[:start] + deflated + deflater.compress(padding) + deflater.flush())
+
+    with dicom._opened(loop) as inflated:
+        assert inflated.read().endswith(plain + padding)
+
+
 def test_a_missing_fragment_is_refused(tmp_path: Path, jpegs: list[bytes]) -> None:
     loop = write_encapsulated(tmp_path / "a.dcm", jpegs[:9], SHAPE, JPEGBaseline8Bit, has_offsets=False, **YBR)
 
@@ -184,6 +210,17 @@ def test_a_frame_of_another_size_than_the_header_claims_is_refused(
     loop = write_encapsulated(tmp_path / "a.dcm", jpegs, (10, *rows_and_columns), JPEGBaseline8Bit, **YBR)
 
     assert "a frame holds 96 x 128 pixels" in refusal(loop)
+
+
+@pytest.mark.parametrize("stored", [0, 1, 4, 7, 9, 16])
+def test_lossless_jpeg_of_other_bits_than_the_header_says_is_refused(tmp_path: Path, stored: int) -> None:
+    """File 2995 of tests/system/test_fuzz_files.py: gdcm ends the process at fewer than 8."""
+    loop = by_gdcm(write_native(tmp_path / "plain.dcm", picture()), tmp_path / "a.dcm", JPEGLosslessSV1)
+    dataset = dcmread(loop)
+    dataset.BitsStored = stored
+    dataset.save_as(loop)
+
+    assert refusal(loop, range(2)) == f"the header claims {stored} bits of a frame that holds 8"
 
 
 def test_a_jpeg_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path: Path, jpegs: list[bytes]) -> None:

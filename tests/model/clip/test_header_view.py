@@ -25,7 +25,7 @@ def test_every_view_of_the_standard_is_known() -> None:
         (name, code)
         for scheme, names in cid_concepts[12226].items()
         for name in names
-        for code in concepts[scheme][name]
+        for code in concepts[scheme][name]  # type: ignore[attr-defined]
     }
     named = {
         "ApicalFourChamber": View.A4C,

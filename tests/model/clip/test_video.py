@@ -1,7 +1,9 @@
 """Video streams: in a file of their own, and inside a DICOM file."""
 
+import resource
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -87,3 +89,24 @@ def test_a_video_that_was_cut_off_is_refused(tmp_path: Path, mp4: Path) -> None:
 def test_a_video_that_is_gone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableLoop):
         open_video(tmp_path / "gone.mp4")
+
+
+def test_a_video_of_absurd_size_is_refused_before_a_frame_is_decoded(tmp_path: Path) -> None:
+    """A few kilobytes make two gigabytes of frames in decord."""
+    path = tmp_path / "bomb.mp4"
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 6400, 6400, "yuv420p"
+        frame = av.VideoFrame(6400, 6400, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        for _ in range(2):
+            video.mux(stream.encode(frame))
+        video.mux(stream.encode())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(UnreadableLoop, match="the video stream claims"):
+        open_video(path)
+
+    assert path.stat().st_size < 1_000_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000

@@ -71,6 +71,16 @@ def test_the_released_layout_scrambles_both_roads(tokens: Tensor, indices: Tenso
     assert disjoint > 0.01
 
 
+@pytest.mark.parametrize("spatial_pool", ["full", "depthwise"])
+def test_the_plane_is_pooled_as_by_the_convolution(spatial_pool: str) -> None:
+    torch.manual_seed(3)
+    net = StfNet(6, (2, 3, 4), spatial_pool=spatial_pool)  # type: ignore[arg-type]
+    planes = torch.randn(2, 3, 4, 6).permute(0, 3, 1, 2)
+
+    with torch.inference_mode():
+        assert torch.allclose(net._spatial_pool(planes), net.spatial_conv(planes).view(2, 6), atol=1e-6)
+
+
 def test_gates_of_zero_pool_the_mean(tokens: Tensor) -> None:
     attention = GatedAttention(DIM, 32)
     with torch.no_grad():

@@ -82,7 +82,7 @@ def test_flips_turn_all_frames_of_a_clip_alike(store: ClipStore) -> None:
 
     seen = set()
     for epoch in range(12):
-        one, other = plain[(epoch, 0)][0], flipped[(epoch, 0)][0]
+        one, other = (clips[[(epoch, 0)]].pixels_BTCSS[0] for clips in (plain, flipped))
         turns = {name: torch.equal(one.flip(sides), other)
                  for name, sides in (("none", []), ("across", [3]), ("down", [2]), ("both", [2, 3]))}  # fmt: skip
         assert sum(turns.values()) == 1
@@ -169,7 +169,7 @@ def test_jitter_is_a_function_of_seed_epoch_and_sample(store: ClipStore) -> None
         of = Clips(
             loops([store], "train"), lambda _: (), flip=False, seed=seed, jitter=JitterConfig(shift=0.2, gain=0.2)
         )
-        return of[(epoch, 3)][0]
+        return of[[(epoch, 3)]].pixels_BTCSS[0]
 
     assert torch.equal(clip(1, 0), clip(1, 0))
     assert not torch.equal(clip(1, 0), clip(1, 1))

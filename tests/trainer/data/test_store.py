@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from model.clip.spec import ClipSpec
 from tests.trainer.stores import SPEC, make_store
-from trainer.data.store import INFO, SAMPLES, ClipStore, open_stores, shard_path
+from trainer.data.store import INFO, JPEG_QUALITY, SAMPLES, ClipStore, encode, open_stores, shard_path, unpack
 from trainer.errors import DataError
 
 
@@ -40,6 +41,36 @@ def test_jpeg_is_the_picture_but_for_a_few_grey_levels(tmp_path: Path) -> None:
         difference = raw.read(one).astype(int) - jpeg.read(other).astype(int)
         assert np.abs(difference).mean() < 4.0
         assert other.length < one.length / 2
+
+
+def test_frames_without_colour_are_kept_without_it_and_come_back_the_same() -> None:
+    rng = np.random.default_rng(0)
+    grey_CSS = np.repeat(rng.integers(0, 256, (1, 32, 32), dtype=np.uint8), 3, axis=0)
+    coloured_CSS = grey_CSS.copy()
+    coloured_CSS[:, 4:12, 4:12] = [[[200]], [[30]], [[30]]]
+
+    grey, coloured = (next(unpack(memoryview(encode(one[None], "jpeg")), 1)) for one in (grey_CSS, coloured_CSS))
+    in_colour = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(grey_CSS.transpose(1, 2, 0)), quality=JPEG_QUALITY, colorsubsampling="444"
+    )
+
+    assert len(grey) < len(in_colour)
+    assert np.array_equal(simplejpeg.decode_jpeg(grey), simplejpeg.decode_jpeg(in_colour))
+    assert simplejpeg.decode_jpeg_header(grey)[2] == "Gray"
+    assert simplejpeg.decode_jpeg_header(coloured)[3] == "420"
+
+
+def test_a_jpeg_store_keeps_colour(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store", subjects=1, pixels="jpeg")
+    frames_NCSS = np.full((4, 3, 32, 32), 90, dtype=np.uint8)
+    frames_NCSS[1:, 0] = 200  # the first stays grey
+    content = encode(frames_NCSS, "jpeg")
+    shard_path(path, 0).write_bytes(content)
+    opened = ClipStore.open(path)
+
+    read = opened.read(opened.samples[0].model_copy(update={"offset": 0, "length": len(content)}))
+
+    assert np.abs(read.astype(int) - frames_NCSS).max() <= 2
 
 
 def test_another_process_reads_the_same(store: Path) -> None:
