@@ -1,5 +1,6 @@
 """A PACS that answers as a test says: a real Storage SCP on a port of its own."""
 
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,6 +75,7 @@ def running_pacs(
     *script: int | Conduct,
     classes: Sequence[str] = (ComprehensiveSRStorage,),
     syntaxes: Sequence[str] = (ExplicitVRLittleEndian,),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Pacs]:
     """Run a PACS that takes only these SOP classes, in these transfer syntaxes, until the block ends."""
     pacs = Pacs(script=list(script))
@@ -84,6 +86,7 @@ def running_pacs(
     server = ae.start_server(
         ("127.0.0.1", 0),
         block=False,
+        ssl_context=tls,
         evt_handlers=[(evt.EVT_REQUESTED, pacs.on_requested), (evt.EVT_C_STORE, pacs.on_c_store)],
     )
     pacs.port = server.server_address[1]

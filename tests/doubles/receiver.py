@@ -1,16 +1,18 @@
 """A node's receiving end in this process: the real server on a port of its own, with any intake behind it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import _config
+from pynetdicom import _config, evt
 
 from dicom_node.acceptor import Acceptor, listen, start_acceptor
 from dicom_node.association_server import Limits
+from dicom_node.audit import Audit, unaudited
 from dicom_node.intake import IntakeKind, IntakeOutcome, Received
+from dicom_node.metrics.acceptor import AcceptorMetrics
 from dicom_node.scp import Receive
 from dicom_node.settings import settings_from
 from dicom_node.store import InstanceStore
@@ -53,6 +55,9 @@ def running_receiver(
     node: Mapping[str, Any] | None = None,
     peers: tuple[Mapping[str, Any], ...] = (),
     limits: Limits | None = None,
+    more_handlers: Sequence[evt.EventHandlerType] = (),
+    audit: Audit = unaudited,
+    metrics: AcceptorMetrics | None = None,
 ) -> Iterator[Receiver]:
     """Run a server in this process until the block ends."""
     settings = settings_from({"node": {"data_dir": str(folder), "min_free_bytes": 0, **(node or {})}, "peers": peers})
@@ -60,7 +65,9 @@ def running_receiver(
     before = (_config.UNRESTRICTED_STORAGE_SERVICE, _config.LOG_HANDLER_LEVEL)
     listening = listen("127.0.0.1", 0)
     port = int(listening.getsockname()[1])
-    acceptor = start_acceptor(listening, settings, receive, store, limits)
+    acceptor = start_acceptor(
+        listening, settings, receive, store, limits, more_handlers=more_handlers, audit=audit, metrics=metrics
+    )
     try:
         yield Receiver(port=port, store=store, acceptor=acceptor)
     finally:

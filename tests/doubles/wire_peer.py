@@ -1,6 +1,7 @@
 """A peer that speaks DICOM byte by byte, so that a test may send what no library would; it shares no code with ours."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Self
 
 VERIFICATION = "1.2.840.10008.1.1"
 US_MULTIFRAME = "1.2.840.10008.5.1.4.1.1.3.1"
+COMMITMENT = "1.2.840.10008.1.20.1"
+COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
@@ -22,7 +25,7 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 
 _COMMAND, _LAST = 1, 2
-_C_STORE, _C_ECHO = 0x0001, 0x0030
+_C_STORE, _C_ECHO, _N_ACTION = 0x0001, 0x0030, 0x0130
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +52,18 @@ class Answer:
 class WirePeer:
     """One connection to a node."""
 
-    def __init__(self, port: int, called: str = "ECHONODE", calling: str = "CART") -> None:
-        self._called, self._calling = called, calling
+    def __init__(
+        self,
+        port: int,
+        called: str = "ECHONODE",
+        calling: str = "CART",
+        tls: ssl.SSLContext | None = None,
+        max_pdu: int = 16384,
+    ) -> None:
+        self._called, self._calling, self._max_pdu = called, calling, max_pdu
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +84,7 @@ class WirePeer:
         for index, (abstract, syntaxes) in enumerate(contexts):
             proposed = b"".join(_item(0x40, syntax.encode()) for syntax in syntaxes)
             items += _item(0x20, bytes((2 * index + 1, 0, 0, 0)) + _item(0x30, abstract.encode()) + proposed)
-        items += _item(0x50, _item(0x51, struct.pack(">L", 16384)) + _item(0x52, b"1.2.826.0.1.77"))
+        items += _item(0x50, _item(0x51, struct.pack(">L", self._max_pdu)) + _item(0x52, b"1.2.826.0.1.77"))
         titles = self._called.ljust(16).encode() + self._calling.ljust(16).encode()
         return _pdu(ASSOCIATE_RQ, struct.pack(">HH", protocol_version, 0) + titles + bytes(32) + items)
 
@@ -124,10 +136,33 @@ class WirePeer:
 
     def echo(self, context: int = 1) -> int:
         """Send a C-ECHO request and return its status."""
+        self.socket.sendall(self.echo_message(context))
+        return self.response().status
+
+    def echo_message(self, context: int = 1) -> bytes:
+        """Return the PDU of a C-ECHO request."""
         elements = {0x0100: struct.pack("<H", _C_ECHO), 0x0110: struct.pack("<H", 9)}
         elements |= {0x0800: struct.pack("<H", 0x0101), 0x0002: VERIFICATION.encode() + b"\0"}
-        self.socket.sendall(_fragments(_command(elements), context, _COMMAND))
-        return self.response().status
+        return _fragments(_command(elements), context, _COMMAND)
+
+    def action(
+        self,
+        content: bytes,
+        sop_class: str | None = COMMITMENT,
+        sop_instance: str | None = COMMITMENT_INSTANCE,
+        action_type: int | None = 1,
+        context: int = 1,
+    ) -> Response:
+        """Send an N-ACTION request and return its answer; None leaves a part out."""
+        elements = {0x0100: struct.pack("<H", _N_ACTION), 0x0110: struct.pack("<H", 11)}
+        elements[0x0800] = struct.pack("<H", 0x0001)
+        for element, uid in ((0x0003, sop_class), (0x1001, sop_instance)):
+            if uid is not None:
+                elements[element] = uid.encode() + b"\0" * (len(uid) % 2)
+        if action_type is not None:
+            elements[0x1008] = struct.pack("<H", action_type)
+        self.socket.sendall(_fragments(_command(elements), context, _COMMAND) + _fragments(content, context, 0))
+        return self.response()
 
     def response(self) -> Response:
         """Read the answer to a message.

@@ -34,11 +34,25 @@ def _sections() -> Iterator[str]:
         section = get_args(field.annotation)[0] if is_list else field.annotation
         assert isinstance(section, type)
         assert issubclass(section, Section)
-        yield f"## {f'[[{name}]]' if is_list else f'[{name}]'}"
-        yield f"{field.description}\n"
-        yield "| key | default | meaning |\n|---|---|---|"
-        yield from (_row(key, one) for key, one in section.model_fields.items())
-        yield ""
+        yield from _section(f"[[{name}]]" if is_list else f"[{name}]", field.description or "", section)
+
+
+def _section(name: str, description: str, section: type[Section]) -> Iterator[str]:
+    """Yield a section, and after it those inside it, which may be absent."""
+    inner = {key: _inner(field) for key, field in section.model_fields.items()}
+    yield f"## {name}"
+    yield f"{description}\n"
+    yield "| key | default | meaning |\n|---|---|---|"
+    yield from (_row(key, field) for key, field in section.model_fields.items() if inner[key] is None)
+    yield ""
+    for key, one in inner.items():
+        if one is not None:
+            yield from _section(f"{name[:-1]}.{key}]", section.model_fields[key].description or "", one)
+
+
+def _inner(field: FieldInfo) -> type[Section] | None:
+    sections = [one for one in get_args(field.annotation) if isinstance(one, type) and issubclass(one, Section)]
+    return sections[0] if sections else None
 
 
 def _row(key: str, field: FieldInfo) -> str:
@@ -49,8 +63,12 @@ def _row(key: str, field: FieldInfo) -> str:
 
 
 def _default(value: Any) -> str:
+    if value is None:
+        return "not set"
     if value is PydanticUndefined:
         return "required"
+    if value is None:
+        return "none"
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if isinstance(value, bool):

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-FOLLOWS_TORCH = re.compile(r"nvidia-.*|cuda-.*|triton")
+FOLLOWS_TORCH = re.compile(r"nvidia-(?!ml-py).*|cuda-.*|triton")
 OWN = "echo-ai-node"
 
 

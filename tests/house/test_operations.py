@@ -18,9 +18,10 @@ def test_every_error_event_has_its_heading_and_every_heading_its_event() -> None
 
 
 def test_every_event_that_operations_names_exists() -> None:
-    """In backquotes with an underscore, it is an event, a state or a setting."""
-    text = (ROOT / "docs" / "operations.md").read_text()
-    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text))
+    """In backquotes with an underscore, it is an event, a state or a setting; metrics have a test of their own."""
+    lines = (ROOT / "docs" / "operations.md").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("| `echo_node_"))
+    named = set(re.findall(r"`(?!echo_node_)([a-z]+(?:_[a-z]+)+)`", text))
     known = {*_events(), "calling_ae", "called_ae", "data_dir"}
 
     assert len(named) > 5

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from playwright.sync_api import Page, Request, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, Request, ViewportSize, sync_playwright
 
 from tests.binaries import require_binary
 
@@ -41,18 +41,32 @@ class Tab:
 
 
 @contextmanager
-def running_chromium(origin: str) -> Iterator[Tab]:
-    """Run Chromium with a new profile until the block ends; what is not of this origin cannot be reached."""
+def running_browser() -> Iterator[Browser]:
+    """Run Chromium until the block ends."""
     binary = require_binary("chromium")
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=binary, args=_FLAGS) as browser:
-        context = browser.new_context(viewport=WINDOW, service_workers="block")
-        elsewhere = re.compile(rf"https?://(?!{re.escape(origin.partition('://')[2])}/)")  # its PDF viewer is its own
-        context.route(elsewhere, lambda route: route.abort())
-        context.set_default_timeout(_TIMEOUT_MS)
-        tab = Tab(page=context.new_page())
-        tab.page.on("pageerror", lambda error: tab.errors.append(str(error.stack)))
-        tab.page.on("console", lambda said: tab.errors.append(said.text) if said.type == "error" else None)
-        tab.page.on("request", lambda request: tab.underway.add(request))
-        tab.page.on("requestfinished", lambda request: tab.underway.discard(request))
-        tab.page.on("requestfailed", lambda request: tab.underway.discard(request))
+        yield browser
+
+
+@contextmanager
+def opened(browser: Browser, origin: str, *, has_scripts: bool = True) -> Iterator[Tab]:
+    """Open a tab with a profile of its own until the block ends; what is not of this origin cannot be reached."""
+    context = browser.new_context(viewport=WINDOW, service_workers="block", java_script_enabled=has_scripts)
+    elsewhere = re.compile(rf"https?://(?!{re.escape(origin.partition('://')[2])}/)")  # its PDF viewer is its own
+    context.route(elsewhere, lambda route: route.abort())
+    context.set_default_timeout(_TIMEOUT_MS)
+    tab = Tab(page=context.new_page())
+    tab.page.on("pageerror", lambda error: tab.errors.append(str(error.stack)))
+    tab.page.on("console", lambda said: tab.errors.append(said.text) if said.type == "error" else None)
+    tab.page.on("request", lambda request: tab.underway.add(request))
+    tab.page.on("requestfinished", lambda request: tab.underway.discard(request))
+    tab.page.on("requestfailed", lambda request: tab.underway.discard(request))
+    yield tab
+    context.close()
+
+
+@contextmanager
+def running_chromium(origin: str) -> Iterator[Tab]:
+    """Run Chromium with one tab, for this origin, until the block ends."""
+    with running_browser() as browser, opened(browser, origin) as tab:
         yield tab

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,10 @@ from dicom_node.errors import LedgerUnavailable, UnknownStudy
 from dicom_node.identity import parse_uid
 from dicom_node.ledger.engine import close_ledger, open_ledger
 from dicom_node.ledger.views import StudyJson, study_json
+from dicom_node.metrics.shared import folder_of
 from tests.binaries import free_port, require_binary
+from tests.doubles.certificates import Credentials
+from tests.system.machines import HERE, Machine
 
 T = TypeVar("T")
 
@@ -40,6 +44,15 @@ class Node:
     database_url: str
     broker_url: str
     """Empty: embedded."""
+    tls: Credentials | None = None
+    """What it shows; whoever calls it must have a certificate of the same authority."""
+    machine: Machine = HERE
+    """Where it runs."""
+
+    @property
+    def host(self) -> str:
+        """Return where it listens."""
+        return self.machine.address
 
     @property
     def state(self) -> dict[str, Any]:
@@ -85,7 +98,7 @@ class Node:
         ae = AE(ae_title=calling)
         for sop_class, syntax in {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in instances}:
             ae.add_requested_context(sop_class, syntax)
-        association = ae.associate("127.0.0.1", self.port, ae_title="ECHONODE")
+        association = ae.associate(self.host, self.port, ae_title="ECHONODE")
         assert association.is_established
         statuses = [association.send_c_store(one).get("Status") for one in instances]
         association.release()
@@ -108,26 +121,31 @@ def configured(
     *,
     pacs_port: int,
     pacs_ae: str = "ORTHANC",
+    pacs_host: str = HERE.address,
     quiet: float = 2.0,
     database_url: str = "",
     broker_url: str = "",
     extra: str = "",
+    tls: Credentials | None = None,
+    machine: Machine = HERE,
 ) -> Node:
-    """Return a node that sends its reports to a PACS on `pacs_port`."""
+    """Return a node that sends its reports to a PACS on `pacs_port`; both with TLS, if it has a certificate."""
     folder.mkdir(parents=True, exist_ok=True)
     port, config = free_port(), folder / "node.toml"
     config.write_text(
         f"""
 [node]
+host = "{machine.address}"
 port = {port}
 data_dir = {json.dumps(str(folder / "var"))}
 min_free_bytes = 1000000
 [[peers]]
 name = "pacs"
 ae_title = {json.dumps(pacs_ae)}
-host = "127.0.0.1"
+host = "{pacs_host}"
 port = {pacs_port}
 receives_reports = true
+tls = {"false" if tls is None else "true"}
 [study]
 quiet_seconds = {quiet}
 [database]
@@ -136,6 +154,7 @@ url = {json.dumps(database_url)}
 url = {json.dumps(broker_url)}
 [web]
 port = {free_port()}
+{_section(tls)}
 {extra}
 """
     )
@@ -145,41 +164,82 @@ port = {free_port()}
         config=config,
         database_url=database_url or f"sqlite:///{folder / 'var' / 'ledger.sqlite'}",
         broker_url=broker_url,
+        tls=tls,
+        machine=machine,
     )
 
 
+def _section(tls: Credentials | None) -> str:
+    if tls is None:
+        return ""
+    return "\n".join(["[node.tls]", *(f"{key} = {json.dumps(value)}" for key, value in tls.settings().items())])
+
+
 @contextmanager
-def running(node: Node) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `dicom-node serve` until the block ends; it must end by itself, with 0."""
-    command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(node.config)]
-    with _logged(node, command) as process:
-        wait_until(lambda: _listens(node, process), "the node listens", node)
+def running(node: Node, *, ends_with: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `dicom-node serve` until the block ends; it must end by itself with 0, or as the block ends it."""
+    process = start(node)
+    try:
         yield process
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(90) == 0, node.log[-4000:]
+        stop(node, process, ends_with)
+    finally:
+        _kill(process)
+        shutil.rmtree(folder_of(str(node.folder / "var")), ignore_errors=True)  # of a node that was killed
+
+
+def start(node: Node) -> subprocess.Popen[bytes]:
+    """Start `dicom-node serve` and return it once it listens; `stop` it, or kill it."""
+    command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(node.config)]
+    process = _logged(node, command, node.machine)
+    wait_until(lambda: _listens(node, process), "the node listens", node)
+    return process
+
+
+def stop(node: Node, process: subprocess.Popen[bytes], ends_with: int = 0) -> None:
+    """Ask it to end in good order: it must end by itself, with 0, or have ended as said."""
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(90) == ends_with, node.log[-4000:]
 
 
 @contextmanager
-def running_worker(node: Node, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_worker(
+    node: Node, name: str, app: str = "worker.app", machine: Machine = HERE
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker as on another machine, with the same configuration file, until the block ends."""
     command = [
-        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-Q", "inference", "-n", f"{name}@%h"),
+        *(sys.executable, "-m", "celery", "-A", app, "worker", "-Q", "inference", "-n", f"{name}@%h"),
         *("--pool=prefork", "--concurrency=1", "--loglevel=WARNING", "--without-gossip", "--without-mingle"),
     ]
-    with _logged(node, command) as process:
+    process = _logged(node, command, machine)
+    try:
         yield process
         process.terminate()
         process.wait(60)
+    finally:
+        _kill(process)
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[str]:
+def running_redis(folder: Path, password: str = "", machine: Machine = HERE) -> Iterator[str]:
     """Run a Redis server until the block ends; give its URL."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder))
-    process = subprocess.Popen([require_binary("redis-server"), *options], stdout=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}/0"
+    options = (
+        "--port",
+        str(port),
+        "--bind",
+        machine.address,
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    )
+    (folder / "redis.conf").write_text(f"requirepass {password}\n" if password else "")
+    command = [*machine.prefix, require_binary("redis-server"), str(folder / "redis.conf"), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    url = f"redis://{f':{password}@' if password else ''}{machine.address}:{port}/0"
     try:
         _wait_for_redis(url)
         yield url
@@ -201,30 +261,35 @@ def _wait_for_redis(url: str) -> None:
                 return
 
 
-@contextmanager
-def _logged(node: Node, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _logged(node: Node, command: list[str], machine: Machine) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ECHO_NODE")}
     environment["ECHO_NODE_CONFIG"] = str(node.config)
     with (node.folder / "node.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(30)
+        return subprocess.Popen([*machine.prefix, *command], stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait(30)
 
 
 def _listens(node: Node, process: subprocess.Popen[bytes]) -> bool | None:
     assert process.poll() is None, node.log[-4000:]
     try:
-        socket.create_connection(("127.0.0.1", node.port), timeout=5).close()
+        socket.create_connection((node.host, node.port), timeout=5).close()
     except ConnectionRefusedError:
         return None
     ae = AE(ae_title="PROBE")
-    ae.connection_timeout = ae.acse_timeout = 5
+    ae.connection_timeout = 5
+    ae.acse_timeout = 60  # whoever gives up leaves a socket open, and processes take their time to start
     ae.add_requested_context("1.2.840.10008.1.1")
-    association = ae.associate("127.0.0.1", node.port, ae_title="ECHONODE")
+    association = ae.associate(
+        node.host,
+        node.port,
+        ae_title="ECHONODE",
+        tls_args=None if node.tls is None else (node.tls.client(), "127.0.0.1"),
+    )
     if not association.is_established:
         return None
     association.release()

@@ -1,10 +1,6 @@
 """OHIF, a viewer of hospitals, as a peer of the tests: its own build, served on loopback beside a PACS's DICOMweb."""
 
-import base64
-import hashlib
 import json
-import os
-import subprocess
 import tarfile
 import tempfile
 import threading
@@ -16,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.binaries import missing, require_binary
 from tests.system.chromium import Tab
+from tests.system.npm import published
 
 VERSION = "3.13.2"
 _INTEGRITY = "WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA=="
@@ -55,7 +51,7 @@ _CONFIGURATION = {
 @contextmanager
 def running_ohif(dicomweb_of: str) -> Iterator[str]:
     """Serve OHIF with the DICOMweb of the server at this URL as its one source until the block ends; give its URL."""
-    tarball = _tarball()
+    tarball = published("@ohif/app", VERSION, _INTEGRITY)
     # A connection is used once: Orthanc ends one that waits, at times as it is asked again.
     client = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
     with tempfile.TemporaryDirectory(prefix="ohif-") as folder, client:
@@ -128,24 +124,3 @@ class _Handler(SimpleHTTPRequestHandler):
 def _needed(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
     """Return what a study needs: without the networks of the segmentation tools, two thirds of all."""
     return [one for one in archive if not one.name.startswith("package/dist/ort/")]
-
-
-def _tarball() -> Path:
-    """Return OHIF's package as it was published, fetched once a machine; skips (in CI: fails) where npm has it not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "echo-ai-node-tests"
-    path = cache / f"ohif-app-{VERSION}.tgz"
-    if not path.exists():
-        _fetch(path)
-    digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    assert digest == _INTEGRITY, f"{path} is not what was published"
-    return path
-
-
-def _fetch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        command = [require_binary("npm"), "pack", f"@ohif/app@{VERSION}", "--pack-destination", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-        if done.returncode != 0:
-            missing(f"OHIF {VERSION} is not to be had: {done.stderr[-500:]}")
-        (Path(folder) / path.name).rename(path)

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 
 from tests.binaries import free_port, missing, require_binary
+from tests.doubles.certificates import Credentials
+from tests.system.machines import HERE, Machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,26 @@ class Orthanc:
 
     def send(self, modality: str, resources: list[str]) -> dict[str, Any]:
         """Send resources with Orthanc's own C-STORE and return what it says of it."""
-        answer = httpx.post(
+        answer = self._store(modality, resources)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def try_to_send(self, modality: str, resources: list[str]) -> int:
+        """Send resources where it may fail, and return the HTTP status that says so."""
+        return self._store(modality, resources).status_code
+
+    def _store(self, modality: str, resources: list[str]) -> httpx.Response:
+        return httpx.post(
             f"{self.url}/modalities/{modality}/store",
             json={"Resources": resources, "Synchronous": True, "Timeout": 60},
             timeout=180,
         )
+
+    def ask_to_commit(self, modality: str, **wanted: list[Any]) -> str:
+        """Let Orthanc ask a modality for storage commitment; return its Transaction UID."""
+        answer = httpx.post(f"{self.url}/modalities/{modality}/storage-commitment", json=wanted, timeout=60)
         answer.raise_for_status()
-        return dict(answer.json())
+        return str(answer.json()["ID"])
 
     def find(self, **query: str) -> list[str]:
         """Return the ids of the instances whose tags match."""
@@ -71,8 +86,12 @@ def running_orthanc(
     dicom_port: int,
     ae_title: str = "ORTHANC",
     plugins: tuple[Path, ...] = (),
+    tls: Credentials | None = None,
+    node_host: str = HERE.address,
+    machine: Machine = HERE,
 ) -> Iterator[Orthanc]:
-    """Run Orthanc with `node` as its one modality until the block ends."""
+    """Run Orthanc with `node` as its one modality until the block ends; with TLS, and asking for it, if it has a
+    certificate."""
     binary = require_binary("Orthanc")
     for plugin in plugins:
         if not plugin.exists():
@@ -86,21 +105,32 @@ def running_orthanc(
         "HttpPort": http_port,
         "DicomPort": dicom_port,
         "DicomAet": ae_title,
-        "RemoteAccessAllowed": False,
+        "RemoteAccessAllowed": machine is not HERE,
         "AuthenticationEnabled": False,
-        "DicomModalities": {"node": [node_ae, "127.0.0.1", node_port]},
+        "DicomModalities": {
+            "node": {"AET": node_ae, "Host": node_host, "Port": node_port, "UseDicomTls": tls is not None}
+        },
         "DicomAlwaysAllowStore": True,
         "UnknownSopClassAccepted": True,
         "OverwriteInstances": False,
         "Plugins": [str(plugin) for plugin in plugins],
     }
+    if tls is not None:
+        configuration |= {
+            "DicomTlsEnabled": True,
+            "DicomTlsCertificate": str(tls.certificate),
+            "DicomTlsPrivateKey": str(tls.key),
+            "DicomTlsTrustedCertificates": str(tls.ca),
+            "DicomTlsRemoteCertificateRequired": True,
+        }
     path = folder / "orthanc.json"
     path.write_text(json.dumps(configuration))
     log = (folder / "orthanc.log").open("wb")
-    process = subprocess.Popen([binary, str(path)], stdout=log, stderr=subprocess.STDOUT, env={"TCP_NODELAY": "1"})
+    command = [*machine.prefix, binary, str(path)]
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={"TCP_NODELAY": "1"})
     try:
         orthanc = Orthanc(
-            url=f"http://127.0.0.1:{http_port}", ae_title=ae_title, dicom_port=dicom_port, process=process
+            url=f"http://{machine.address}:{http_port}", ae_title=ae_title, dicom_port=dicom_port, process=process
         )
         _wait_until_it_answers(orthanc, folder / "orthanc.log")
         yield orthanc

@@ -83,7 +83,7 @@ def undated(document: Dataset) -> Dataset:
 def test_the_report_of_any_patient_is_valid_and_keeps_the_name(tmp_path: Path, patient: str) -> None:
     study = phantom_study(seed=7)[2:4]
     for instance in study:
-        for keyword, value in PATIENTS[patient].items():
+        for keyword, value in PATIENTS[patient].items():  # type: ignore[attr-defined]
             setattr(instance, keyword, value)
 
     content = analysed(written(study, tmp_path / "files"), tmp_path / "out")

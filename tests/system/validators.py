@@ -76,10 +76,20 @@ def _dcmftest(file: str) -> list[str]:
 def _highdicom(file: str) -> list[str]:
     """Return the references of the content to what is no evidence; raise if highdicom cannot read it."""
     report = srread(file)
-    groups = report.content.get_image_measurement_groups()
+    groups = report.content.get_image_measurement_groups()  # type: ignore[attr-defined]
     assert len({group.tracking_uid for group in groups}) == len(groups) >= 2
     evidence = {instance for _, _, instance, *_ in report.get_evidence()}
     return [f"highdicom: {uid} is no evidence" for uid in sorted(referenced(report) - evidence)]
+
+
+def evidence(report: Dataset) -> set[str]:
+    """Return the SOP Instance UIDs that a report names as its evidence (PS3.3 C.17.2)."""
+    return {
+        str(one.ReferencedSOPInstanceUID)
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
 
 
 def referenced(item: Dataset) -> set[str]:
