@@ -11,8 +11,8 @@ PACKAGES := dicom_node model worker trainer
 help:
 	@echo "make demo   send a synthetic echo study through the node and print the report"
 	@echo "make test   install the test peers (Debian, as root) and run the whole suite"
-	@echo "make check  ruff, mypy, import contracts"
-	@echo "make bench  the benchmarks"
+	@echo "make check  ruff, mypy, import contracts, known vulnerabilities of the pinned versions"
+	@echo "make bench  the benchmarks, and docs/benchmarks.md from what they print"
 	@echo "make fmt    format the code"
 	@echo "make docs   write the generated pages of docs/ again"
 	@echo "make phantom-ensemble  train the ensemble that ships, anew (hours)"
@@ -22,18 +22,19 @@ demo: .venv/with-worker
 
 test: .venv/with-test
 	.ci/peers
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 check: .venv/with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
+	$(BIN)/mypy tests
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/advisories.py
 
 bench: .venv/with-test
-	@found=; for file in $(wildcard benchmarks/*.py); do \
-	  found=1; echo "== $$file"; $(BIN)/python "$$file" || exit 1; \
-	done; [ -n "$$found" ] || echo "no benchmarks yet"
+	.ci/peers
+	$(BIN)/python benchmarks/run.py --page docs/benchmarks.md
 
 fmt: .venv/with-test
 	$(BIN)/ruff check --fix .
@@ -87,7 +88,8 @@ phantom-ensemble: .venv/with-test
 
 docs: .venv/with-test
 	$(BIN)/python -m tests.house.settings_reference
-	ECHO_NODE_DOCS=1 $(BIN)/python -m pytest tests/system/test_viewer.py
+	$(BIN)/dicom-node conformance > docs/conformance.md
+	ECHO_NODE_DOCS=1 $(BIN)/python -m pytest tests/system/test_viewer.py tests/system/test_page.py
 
 # The build backend is installed first, so that its version is one of the constraints too.
 .venv/with-backend: pyproject.toml constraints.txt

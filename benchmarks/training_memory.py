@@ -6,14 +6,15 @@ small network on phantoms, pair by pair, so that a noisy neighbour meets both.
     python benchmarks/training_memory.py [--pairs 3] [--steps 30]
 """
 
-import argparse
+import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from side_by_side import Results, Side, parser
 
 ROOT = Path(__file__).parents[1]
 RUN = """
@@ -45,26 +46,31 @@ def clips_per_second(out: Path) -> float:
 
 
 def main() -> None:
-    """Make a store of phantoms and print the ratio of each pair."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=30)
-    options = parser.parse_args()
-    ratios = []
+    """Make a store of phantoms and add the ratio."""
+    options_of = parser(__doc__)
+    options_of.add_argument("--pairs", type=int, default=3)
+    options_of.add_argument("--steps", type=int, default=30)
+    options = options_of.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         run("-m", "trainer", "phantom", "--layout", "echonet", "--cases", 60, "--seed", 1, "--out", out / "data")
         run("-m", "trainer", "prepare", "echonet", out / "data", "--out", out / "store", "--config", "small",
             "--format", "raw")  # fmt: skip
-        for pair in range(options.pairs):
-            pace = {}
-            for way in ("glibc", "kept"):
-                target = out / f"{way}-{pair}"
-                run("-c", RUN, out / "store", target, options.steps, way)
-                pace[way] = clips_per_second(target)
-            ratios.append(pace["kept"] / pace["glibc"])
-            print(f"pair {pair + 1}: {pace['glibc']:.1f} and {pace['kept']:.1f} clips/s, {ratios[-1]:.2f} times")
-    print(f"freed memory kept: {statistics.median(ratios):.2f} times glibc's own settings (median of {len(ratios)})")
+        numbers = itertools.count()
+
+        def pace(way: str) -> float:
+            target = out / f"{way}-{next(numbers)}"
+            run("-c", RUN, out / "store", target, options.steps, way)
+            return clips_per_second(target)
+
+        Results(options.results).compare(
+            "fine-tuning on the CPU, freed memory kept",
+            Side(name="ours", measure=lambda: pace("kept")),
+            Side(name="glibc's own settings", measure=lambda: pace("glibc")),
+            unit="clips/s",
+            is_rate=True,
+            pairs=options.pairs,
+        )
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_data(out, "test", options.tests, TEST_SEED)
     print(f"prepared after {(time.monotonic() - begin) / 60:.0f} min", file=sys.stderr)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda job: learn(out, *job, options.encoder, options.steps),
+        list(pool.map(lambda job: learn(out, job[0], job[1], options.encoder, options.steps),
                       [(arm, seed) for seed in SEEDS for arm in ARMS]))  # fmt: skip
     print(table(out))
     print(f"\n{options.cases} phantom patients, {options.tests} to test, {len(SEEDS)} seeds, {options.steps} steps,"
