@@ -17,6 +17,7 @@ from worker.app import QUEUE
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 SAMPLE = "a-sample-of-secrets"
+WORKERS = ("first-worker", "second-worker")
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 
 
@@ -46,10 +47,26 @@ def test_the_node_starts_with_the_configuration_of_compose(settings: Settings) -
 
 def test_the_worker_has_the_node_s_configuration_and_files(compose: dict[str, Any]) -> None:
     """A worker that reads another configuration or folder finds no instance."""
-    node, worker = compose["services"]["node"], compose["services"]["worker"]
+    node = compose["services"]["node"]
 
-    assert node["environment"] == worker["environment"]
-    assert node["volumes"] == worker["volumes"]
+    for name in WORKERS:
+        assert node["environment"] == compose["services"][name]["environment"]
+        assert node["volumes"] == compose["services"][name]["volumes"]
+
+
+def test_nothing_is_written_but_to_volumes_and_nobody_gains_a_right(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service.get("secrets"), "Compose copies them into the file system, which is read-only"
+
+
+def test_who_has_no_user_of_an_image_of_ours_is_no_root(compose: dict[str, Any]) -> None:
+    """Ours say it in their Dockerfiles; the PACS of the example has no other."""
+    of_others = {name for name, service in compose["services"].items() if "image" in service}
+
+    assert {name for name in of_others if "user" not in compose["services"][name]} == {"orthanc"}
 
 
 def test_the_data_of_the_node_lies_on_a_volume(compose: dict[str, Any], settings: Settings) -> None:
@@ -90,8 +107,8 @@ def test_no_secret_has_a_value_in_compose(compose: dict[str, Any]) -> None:
         if re.search("PASSWORD|TOKEN|DATABASE__URL", name)
     ]
 
-    assert len(secrets) == 6
-    assert all(re.search(r"\$\{\w+:\?|^/run/secrets/", value) for value in secrets)
+    assert len(secrets) == 9
+    assert all(re.search(r"\$\{\w+:\?", value) for value in secrets)
 
 
 def test_the_services_of_the_broker_and_the_ledger_are_there(compose: dict[str, Any], settings: Settings) -> None:
@@ -100,14 +117,17 @@ def test_the_services_of_the_broker_and_the_ledger_are_there(compose: dict[str, 
     hosts = {re.split(r"[:/]", url.split("://")[1].rsplit("@")[-1])[0] for url in urls}
 
     assert hosts == {"redis", "postgres"}
-    assert all("healthcheck" in compose["services"][host] for host in (*hosts, "node", "worker", "orthanc"))
+    assert all("healthcheck" in compose["services"][host] for host in (*hosts, *WORKERS, "node", "orthanc"))
 
 
-def test_the_worker_asks_for_a_gpu(compose: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_asks_for_a_gpu(compose: dict[str, Any], name: str) -> None:
     """Without the reservation the container sees none, and computes on the CPU in silence."""
-    (device,) = compose["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    (device,) = compose["services"][name]["deploy"]["resources"]["reservations"]["devices"]
+    (number,) = device.pop("device_ids")
 
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert device == {"driver": "nvidia", "capabilities": ["gpu"]}
+    assert re.sub(r"\$\{\w+:-(\d)\}", r"\1", number) == "0"
 
 
 def test_what_compose_builds_and_mounts_exists(compose: dict[str, Any]) -> None:

@@ -157,20 +157,37 @@ def test_the_monitors_are_pinned_watched_and_reached_from_this_machine_alone(com
         service = compose["services"][name]
         assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
         assert int(service["user"].split(":")[0]) > 0
-        assert service["cap_drop"] == ["ALL"]
         assert "healthcheck" in service
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-def test_the_token_reaches_the_monitors_as_a_secret_alone(compose: dict[str, Any], prometheus: dict[str, Any]) -> None:
-    """It is the one that the node and the workers ask for."""
-    secret = "/run/secrets/node_token"
+def test_the_monitors_have_the_token_that_node_and_workers_ask_for(compose: dict[str, Any]) -> None:
+    given = {"node": "ECHO_NODE__WEB__TOKEN", "prometheus": "ECHO_NODE_TOKEN", "grafana": "GF_SECURITY_ADMIN_PASSWORD"}
 
-    assert compose["secrets"] == {"node_token": {"environment": "ECHO_NODE_TOKEN"}}
-    assert "ECHO_NODE_TOKEN" in compose["services"]["node"]["environment"]["ECHO_NODE__WEB__TOKEN"]
-    assert all(compose["services"][name]["secrets"] == ["node_token"] for name in MONITORS)
-    assert {job["authorization"]["credentials_file"] for job in prometheus["scrape_configs"]} == {secret}
-    assert compose["services"]["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"] == secret
+    values = {compose["services"][service]["environment"][name] for service, name in given.items()}
+    assert values == {"${ECHO_NODE_TOKEN:?set it}"}
+
+
+def test_prometheus_starts_with_the_token_in_a_file_of_its_own(
+    compose: dict[str, Any], prometheus: dict[str, Any], tmp_path: Path
+) -> None:
+    """The entry point is run as it stands, with another folder and another program."""
+    service = compose["services"]["prometheus"]
+    (place,) = {job["authorization"]["credentials_file"] for job in prometheus["scrape_configs"]}
+    folder = str(Path(place).parent)
+    program = tmp_path / "prometheus"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    shell, option, script, name = service["entrypoint"]
+    script = script.replace("$$", "$").replace(folder, str(tmp_path)).replace("/bin/prometheus", str(program))
+    started = subprocess.run(
+        [shell, option, script, name, *service["command"]],
+        env={"ECHO_NODE_TOKEN": TOKEN}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert service["tmpfs"] == [f"{folder}:uid={service['user'].split(':')[0]},mode=0700"]
+    assert (tmp_path / Path(place).name).read_text() == TOKEN
+    assert started.stdout.split() == service["command"]
 
 
 def test_prometheus_asks_node_and_workers_where_they_answer(
@@ -183,7 +200,9 @@ def test_prometheus_asks_node_and_workers_where_they_answer(
     assert node["static_configs"] == [{"targets": [f"node:{settings.web.port}"]}]
     (found,) = worker["dns_sd_configs"]
     assert (found["names"], found["port"]) == (["worker"], settings.worker.metrics_port)
-    assert found["names"][0] in compose["services"]
+    called = [name for name, service in compose["services"].items() if "networks" in service]
+    assert called == ["first-worker", "second-worker"]
+    assert all(found["names"] == compose["services"][name]["networks"]["default"]["aliases"] for name in called)
     assert settings.worker.metrics_host == "0.0.0.0"
 
 
