@@ -92,6 +92,25 @@ def api_routes(
         """Take up a failed study where it stopped, and show it."""
         return _study(actions.retry(uid))
 
+    @behind_token.post(
+        "/api/studies/{uid}/reprocess",
+        responses={
+            **_UNKNOWN,
+            409: {"model": ProblemJson, "description": "The study is still being analysed, or its images are gone"},
+        },
+    )
+    def reprocess(uid: str) -> StudyJson:
+        """Analyse a study again, in its next revision, and show it."""
+        return _study(actions.reprocess(uid))
+
+    @behind_token.post(
+        "/api/studies/{uid}/reports/{report_uid}/deliveries/{peer}/again",
+        responses={**_UNKNOWN, 409: {"model": ProblemJson, "description": "The report is no dead letter of this peer"}},
+    )
+    def deliver_again(uid: str, report_uid: str, peer: str) -> StudyJson:
+        """Send a report again that did not reach a peer, and show its study."""
+        return _study(actions.deliver_again(uid, report_uid, peer))
+
     def _study(uid: UID) -> StudyJson:
         with refusals():
             return study_json(sessions, uid, data_dir=data_dir)

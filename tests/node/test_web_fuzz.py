@@ -41,6 +41,8 @@ OPERATIONS = (
     "GET /api/studies",
     "GET /api/studies/{uid}",
     "POST /api/studies/{uid}/retry",
+    "POST /api/studies/{uid}/reprocess",
+    "POST /api/studies/{uid}/reports/{report_uid}/deliveries/{peer}/again",
 )
 FORBIDS = ("GET /api/studies",)
 """Operations whose document forbids anything that can be sent."""
@@ -125,7 +127,9 @@ def test_studies_that_are_there_are_answered_as_the_document_promises(
 ) -> None:
     found = set()
     for label in OPERATIONS[2:]:
-        case = operation(document, label).Case(path_parameters={"uid": uid} if "{uid}" in label else {})
+        given_ones = {"uid": uid, "report_uid": "1.2", "peer": "pacs"}
+        parameters = {name: value for name, value in given_ones.items() if f"{{{name}}}" in label}
+        case = operation(document, label).Case(path_parameters=parameters)
         for _ in range(2):
             answer = case.call_and_validate(headers={**HOST, **BEARER})
             if label.endswith("/retry"):
@@ -155,6 +159,8 @@ PATHS = (
     "/health",
     "/configuration",
     f"/api/studies/{LEFT_ALONE}/retry",
+    f"/api/studies/{LEFT_ALONE}/reprocess",
+    f"/api/studies/{LEFT_ALONE}/reports/1.2/deliveries/pacs/again",
     "/api/studies",
     "/healthz",
 )

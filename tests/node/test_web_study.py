@@ -377,6 +377,32 @@ def test_a_dead_letter_is_delivered_again_by_a_button(serve: Serve, sessions: Se
 
 
 @pytest.mark.usefixtures("study_id")
+def test_a_script_delivers_a_dead_letter_again(serve: Serve, sessions: Sessions, clock: ManualClock) -> None:
+    refuse(sessions, clock)
+    client = serve(token=TOKEN).client
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+    report_uid = client.get(f"/api{PAGE}").json()["reports"][0]["sop_instance_uid"]
+    path = f"/api{PAGE}/reports/{report_uid}/deliveries"
+    answers = [client.post(f"{path}/{peer}/again") for peer in ("elsewhere", "pacs", "pacs")]
+
+    assert [answer.status_code for answer in answers] == [409, 200, 409]
+    assert answers[1].json()["state"] == "delivering"
+    assert "no dead letter" in answers[2].json()["detail"]
+
+
+def test_a_script_has_a_study_analysed_again(serve: Serve, study_id: int, sessions: Sessions, clock: ManualClock) -> None:
+    site = serve(token=TOKEN)
+    site.client.headers["Authorization"] = f"Bearer {TOKEN}"
+    deliver(sessions, clock)
+    answer = site.client.post(f"/api{PAGE}/reprocess")
+    again = site.client.post(f"/api{PAGE}/reprocess")
+
+    assert again.status_code == 409
+    assert (answer.status_code, answer.json()["state"], answer.json()["revision"]) == (200, "analysing", 2)
+    assert site.rung == [study_id]
+
+
+@pytest.mark.usefixtures("study_id")
 def test_a_failed_study_is_taken_up_by_a_button(serve: Serve, sessions: Sessions, clock: ManualClock) -> None:
     refuse(sessions, clock)
     page = press(serve(), f"{PAGE}/retry")
