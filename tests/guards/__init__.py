@@ -1,7 +1,7 @@
 """The fault table, tried: each of its tests fails when the guard that it is about is taken out.
 
-`python -m tests.guards` takes out one guard after the other in a copy of the repository, runs its test there and says which
-tests noticed. Words after it choose among the guards: files of this folder, or parts of a test's name.
+`python -m tests.guards` takes out one guard after the other in a copy of the repository, runs its test there and says
+which tests noticed. Words after it choose among the guards: files of this folder, or parts of a test's name.
 """
 
 import tomllib
