@@ -22,7 +22,7 @@ demo: .venv/with-worker
 
 test: .venv/with-test
 	.ci/peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --durations 25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 check: .venv/with-test
 	$(BIN)/ruff check .
