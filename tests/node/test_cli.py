@@ -309,7 +309,7 @@ def test_a_ledger_that_cannot_be_opened_ends_with_1(run: Run, tmp_path: Path) ->
     path = tmp_path / "node.toml"
     path.write_text(f"[node]\ndata_dir = {json.dumps(str(tmp_path / 'var'))}\n")
 
-    assert_one_line(run("studies", "--config", path), 1, "ledger")
+    assert_one_line(run("studies", "--config", path), 1, "the ledger cannot be opened")
     assert_one_line(run("serve", "--config", path), 1, "node.data_dir")
 
 
