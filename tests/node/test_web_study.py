@@ -390,7 +390,9 @@ def test_a_script_delivers_a_dead_letter_again(serve: Serve, sessions: Sessions,
     assert "no dead letter" in answers[2].json()["detail"]
 
 
-def test_a_script_has_a_study_analysed_again(serve: Serve, study_id: int, sessions: Sessions, clock: ManualClock) -> None:
+def test_a_script_has_a_study_analysed_again(
+    serve: Serve, study_id: int, sessions: Sessions, clock: ManualClock
+) -> None:
     site = serve(token=TOKEN)
     site.client.headers["Authorization"] = f"Bearer {TOKEN}"
     deliver(sessions, clock)
