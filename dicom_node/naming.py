@@ -59,9 +59,19 @@ class Names:
         weakref.finalize(self, _close_all, self._met)
 
     def sync(self, folders: Sequence[Path]) -> None:
-        """Sync all of these folders."""
+        """Sync all of these folders.
+
+        Raises:
+            FileNotFoundError: one is gone, and all names in it; the others are synced.
+            OSError: the disk failed.
+        """
+        gone: FileNotFoundError | None = None
         for folder in dict.fromkeys(folders):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                gone = error
+                continue
             known = self._met.get(folder)
             try:
                 os.fsync(descriptor)
@@ -71,6 +81,8 @@ class Names:
                 self._meet(folder, os.dup(descriptor))
             finally:
                 os.close(descriptor)
+        if gone is not None:
+            raise gone
 
     def _meet(self, folder: Path, descriptor: int) -> None:
         self._forget(folder)

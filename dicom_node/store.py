@@ -322,10 +322,14 @@ class InstanceStore:
             raise OutOfSpace(f"{free} bytes free, {num_bytes} wanted, node.min_free_bytes is {self._min_free_bytes}")
 
     def _sync_with_name(self, descriptor: int, target: Path) -> None:
-        """Make a file and its name safe; both are waited for at the same time."""
+        """Make a file and its name safe; both are waited for at the same time.
+
+        A sweep that took the name, for it has no row yet, and then its folder, is no failure: `holds` says so.
+        """
         synced = self._aside.submit(os.fsync, descriptor)
         try:
-            self._sync(target.parent)
+            with contextlib.suppress(FileNotFoundError):  # who shared the sync has it all the same
+                self._sync(target.parent)
         finally:
             wait([synced])  # until then the descriptor is in use
         synced.result()

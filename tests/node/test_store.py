@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicom_node import naming
 from dicom_node.errors import OutOfSpace, StoreError
 from dicom_node.identity import UID
 from dicom_node.store import InstanceStore, Kept
@@ -281,6 +282,22 @@ def test_a_disk_that_fails_at_the_name_leaves_nothing_behind(store: InstanceStor
         store.keep(STUDY, SOP, b"", b"x", is_new=True)
 
     assert files_below(store.path("")) == []
+
+
+def test_a_new_instance_whose_name_and_folder_a_sweep_takes_is_told_to_have_none(store: InstanceStore) -> None:
+    """The intake looks under the lock whether it has it still, and keeps it anew."""
+    give = naming.give_new_name
+
+    def taken_away(part: Path, target: Path) -> bool:
+        is_named = give(part, target)
+        store.remove(str(target.relative_to(store.path(""))))
+        return is_named
+
+    with mock.patch("dicom_node.store.give_new_name", taken_away):
+        kept = store.keep(STUDY, SOP, b"", b"x", is_new=True)
+
+    assert not store.path(kept.path).parent.exists()
+    assert not store.holds(kept)
 
 
 def test_a_new_instance_is_kept_when_retention_removes_its_folder_just_before_the_name(store: InstanceStore) -> None:
