@@ -180,7 +180,8 @@ def test_a_flushed_broker_costs_no_study_and_no_second_report(tmp_path: Path) ->
             pacs_beside(node, pacs_port) as pacs,
             running(node),
         ):
-            send_from(pacs, study)  # nobody works yet: every bell waits in the broker
+            send_from(pacs, study)
+            node.wait_for(study[0].StudyInstanceUID, "analysing")  # nobody works yet: every bell waits in the broker
             redis.Redis.from_url(broker_url).flushall()
             with running_worker(node, "late"):
                 kept = node.wait_for(study[0].StudyInstanceUID)
