@@ -4,6 +4,7 @@ They use pynetdicom's own services, which share nothing with the node's.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class Cart:
     """Its statuses for the next reports; then Success."""
     is_silent: bool = False
     """Whether it answers no report on the association on which it asked."""
+    thinks: float = 0.0
+    """Seconds before each of its answers."""
     told: "SimpleQueue[Told]" = field(default_factory=SimpleQueue)
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -100,6 +103,7 @@ class Cart:
         self.threads.append(threading.current_thread())
         if self.is_silent and not is_on_own_server:
             event.assoc.join(DEADLINE)
+        time.sleep(self.thinks)
         content = event.event_information
         heard = Told(
             event_type=event.event_type,

@@ -87,13 +87,15 @@ def test_each_day_has_its_file_and_a_clock_that_is_set_back_goes_on_in_the_newes
 def _write_many(folder: Path, number: int, gate: Barrier) -> None:
     trail = AuditTrail(AuditSection(), Node(data_dir=folder.parent), utc_now)
     content = StudyContent(study_uid=f"1.2.{number}", patient_id="x" * 5000)
+    write = os.write
     gate.wait()  # some have started long before the others
-    for _ in range(50):
-        trail.record(audit.study_deleted(NODE, content))
+    with mock.patch("os.write", side_effect=lambda fd, data: write(fd, data[:500])):
+        for _ in range(50):
+            trail.record(audit.study_deleted(NODE, content))
 
 
 def test_messages_of_many_processes_are_whole(folder: Path) -> None:
-    """Acceptors, clock and commands write at once."""
+    """Acceptors, clock and commands write at once, on a disk that takes a message piece by piece."""
     spawn = multiprocessing.get_context("spawn")
     gate = spawn.Barrier(4)
     writers = [spawn.Process(target=_write_many, args=(folder, number, gate)) for number in range(4)]
@@ -214,4 +216,6 @@ def test_a_clock_far_ahead_is_no_end_of_the_trail(trail: AuditTrail, folder: Pat
     clock.pass_by(-timedelta(days=400).total_seconds())
     trail.record(STARTED)
 
+    (newest,) = folder.iterdir()
+    assert newest.name == "audit-2027-04-05.log"
     assert events(folder) == ["110100", "110100"]

@@ -218,10 +218,12 @@ def test_a_file_that_is_gone_is_no_commitment(node: Node) -> None:
         assert cart.hear().failed == {ONE[1]: 0x0110}
 
 
-def test_a_scanner_that_goes_on_sending_hears_of_each_request(node: Node) -> None:
+def test_a_scanner_that_goes_on_sending_hears_of_each_request(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests, images and reports cross on one association; none is taken for another's answer."""
+    monkeypatch.setattr(commitment_scp, "_GRACE_SECONDS", 0.0)  # else all is sent before the first report
     images = [loop(f"1.2.826.0.2.{number}") for number in range(6)]
     with node.receiving() as cart, cart.association(US_MULTIFRAME) as association:
+        cart.thinks = 0.2  # and sends the next image before it answers
         for image in images:
             assert association.send_c_store(as_file(image)).Status == 0x0000
             assert cart.ask(association, [(US_MULTIFRAME, image.SOPInstanceUID)]) == (0x0000, "")

@@ -12,6 +12,7 @@ import pytest
 import redis
 from pydicom import Dataset, dcmread
 
+from dicom_node.dispatch import QUEUE
 from model.tasks import View
 from tests.binaries import free_port
 from tests.peers import PostgresServer, running_postgres
@@ -180,8 +181,12 @@ def test_a_flushed_broker_costs_no_study_and_no_second_report(tmp_path: Path) ->
             pacs_beside(node, pacs_port) as pacs,
             running(node),
         ):
-            send_from(pacs, study)  # nobody works yet: every bell waits in the broker
-            redis.Redis.from_url(broker_url).flushall()
+            send_from(pacs, study)
+            node.wait_for(study[0].StudyInstanceUID, "analysing")  # nobody works yet: every bell waits in the broker
+            broker = redis.Redis.from_url(broker_url)
+            for _ in range(2):  # the call for the complete study may come after the first
+                wait_until(lambda: broker.llen(QUEUE) or None, "a call waits in the broker", node)
+                broker.flushall()
             with running_worker(node, "late"):
                 kept = node.wait_for(study[0].StudyInstanceUID)
                 reports = reports_in(pacs, study[0].StudyInstanceUID)
