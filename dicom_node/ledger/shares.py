@@ -40,10 +40,12 @@ def unshared(sessions: Sessions, limit: int, apart_from: Collection[int] = ()) -
     statement = (
         select(Instance.id, Instance.study_id, Instance.sop_instance_uid, Instance.path, Study.purged_at)
         .join(Study, Study.id == Instance.study_id)
-        .where(Instance.shared_at.is_(None), Instance.id.not_in(apart_from))
+        .where(Instance.shared_at.is_(None))
         .order_by(Instance.id)
         .limit(limit)
     )
+    if apart_from:
+        statement = statement.where(Instance.id.not_in(apart_from))
     with reading(sessions) as session:
         rows = session.execute(statement).all()
     return [
