@@ -5,6 +5,7 @@ S3, or what speaks like it, through s3fs, which is imported where an object stor
 
 import importlib.util
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ class ObjectStore:
         self._prefix = settings.url.removeprefix("s3://").rstrip("/")
         self._files: _Files | None = None
         self._is_away = False
+        self._lock = threading.Lock()
 
     def put(self, relative: str, path: Path) -> None:
         """Make a copy of a file safe in the object store.
@@ -117,7 +119,8 @@ class ObjectStore:
         return answer
 
     def _note(self, reason: str) -> None:
-        was_away, self._is_away = self._is_away, bool(reason)
+        with self._lock:
+            was_away, self._is_away = self._is_away, bool(reason)
         if reason and not was_away:
             log.warning("objects_away", url=self._settings.url, reason=reason)
         elif was_away and not reason:

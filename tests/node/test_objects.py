@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from dicom_node import completion, orphans
+from dicom_node.commitment import Reference
+from dicom_node.delivery import Deliverer
 from dicom_node.errors import ConfigurationError, ObjectDiffers, ObjectLost, ObjectsUnavailable, StoreError
 from dicom_node.fetched import FetchedStore
 from dicom_node.identity import UID
@@ -23,7 +27,8 @@ from dicom_node.ledger.schema import Instance
 from dicom_node.ledger.views import study_json
 from dicom_node.objects import check, try_out
 from dicom_node.retention import purge
-from dicom_node.settings import Objects, Retention, settings_from
+from dicom_node.senders import Send
+from dicom_node.settings import Objects, Peer, Retention, settings_from
 from dicom_node.sharing import Sharer
 from dicom_node.store import Content, InstanceStore, dataset_digest
 from tests.doubles.analyst import LEASE, Analyst
@@ -204,6 +209,81 @@ def test_what_the_object_store_does_not_take_a_worker_has_not_kept(
         elsewhere.keep_report(UID("1.2.6"), b"report")
 
     assert [*elsewhere.files("reports"), *elsewhere.files("incoming")] == []
+
+
+# --- delivery ---
+
+
+@dataclass
+class Line:
+    """A peer that takes everything."""
+
+    sent: list[bytes] = field(default_factory=list)
+
+    @contextmanager
+    def open(self) -> Iterator[Send]:
+        """Give a channel."""
+        yield self._send
+
+    def _send(self, path: Path) -> Reference:
+        self.sent.append(path.read_bytes())
+        return Reference(UID("1.2"), UID("1.2.3"))
+
+
+@pytest.fixture
+def line() -> Line:
+    """The way to the peer."""
+    return Line()
+
+
+@pytest.fixture
+def deliverer(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, store: InstanceStore, clock: ManualClock, line: Line
+) -> Deliverer:
+    """The delivery of a report that a worker elsewhere has promised, and not yet written."""
+    study_id = arrivals.send(sop_uid=SOP, dataset=PIXELS)
+    clock.pass_by(31)
+    completion.tick(sessions, clock, timedelta(seconds=30))
+    analyst.report(study_id, ["pacs"])
+    peer = Peer(name="pacs", ae_title="PACS", host="127.0.0.1", receives_reports=True)
+    return Deliverer(peer=peer, sender=line, sessions=sessions, store=store, clock=clock)
+
+
+def report_uid(sessions: Sessions) -> UID:
+    """Return the SOP Instance UID of the one report."""
+    return UID(study_json(sessions, STUDY)["reports"][0]["sop_instance_uid"])
+
+
+def test_a_report_that_cannot_be_fetched_now_is_delivered_later(
+    deliverer: Deliverer,
+    line: Line,
+    elsewhere: FetchedStore,
+    server: ObjectServer,
+    sessions: Sessions,
+    clock: ManualClock,
+) -> None:
+    elsewhere.keep_report(report_uid(sessions), b"report")
+    server.stop()
+    deliverer.deliver_due()
+    (waiting,) = study_json(sessions, STUDY)["deliveries"]
+    server.start()
+    clock.pass_by(60)
+
+    deliverer.deliver_due()
+
+    assert waiting["state"] == "waiting"
+    assert "the object store" in waiting["error"]
+    assert line.sent == [b"report"]
+    assert study_json(sessions, STUDY)["state"] == "delivered"
+
+
+@pytest.mark.usefixtures("server")
+def test_a_report_that_the_object_store_lost_is_a_dead_letter(deliverer: Deliverer, sessions: Sessions) -> None:
+    deliverer.deliver_due()
+
+    (dead,) = study_json(sessions, STUDY)["deliveries"]
+    assert dead["state"] == "dead"
+    assert dead["error"].endswith("not in the object store")
 
 
 # --- what is not there, or not as it was ---
@@ -389,6 +469,28 @@ def test_objects_that_could_not_be_removed_are_said_and_removed_later(
     assert len(left) == 2
     assert would_be_swept == swept == [f"instances/{STUDY}"]
     assert [one.split("/")[1] for one in server.objects()] == [other]
+
+
+def test_an_outage_makes_retention_remove_no_more_than_there_is_room_wanted(
+    arrivals: Arrivals,
+    analyst: Analyst,
+    sharer: Sharer,
+    sessions: Sessions,
+    store: InstanceStore,
+    server: ObjectServer,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(3):
+        deliver(arrivals.send(study_uid=UID(f"1.2.{number}"), dataset=PIXELS), sessions, analyst, clock)
+    sharer.share_due()
+    monkeypatch.setattr(store, "free_bytes", lambda: 0)
+    server.stop()
+
+    purged = purge(sessions, store, WEEK, clock, room=len(PIXELS))
+
+    assert [one.study_instance_uid for one in purged] == ["1.2.0"]
+    assert purged[0].error
 
 
 def test_an_image_that_was_purged_before_it_was_shared_is_not_looked_for(
