@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 30  # without a byte
-_ATTEMPTS = 2  # the work itself is tried again for as long as it takes
+_RETRIES = 2  # an S3 that is well answers 500 and 503 now and then; the work itself is tried for as long as it takes
 _GONE = ("NoSuchKey", "404")
 
 
@@ -174,13 +174,13 @@ def _connect(settings: Objects) -> _Files:
         config_kwargs={
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": _READ_SECONDS,
-            "retries": {"max_attempts": 0},  # s3fs has its own
+            "retries": {"max_attempts": _RETRIES, "mode": "standard"},
             # Trailing checksums are Amazon's alone; an instance is checked by the ledger's digest where it arrives.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         },
     )
-    files.retries = _ATTEMPTS
+    files.retries = 1  # its own beside botocore's would multiply
     connected: _Files = files
     return connected
 
