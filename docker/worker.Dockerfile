@@ -23,7 +23,7 @@ FROM python
 COPY constraints.txt /
 COPY --from=build /wheels /wheels
 # The user has the number that the node's has: they share the folder of instances and reports.
-RUN pip install --no-cache-dir -c /constraints.txt "$(echo /wheels/*.whl)[worker,postgres]" \
+RUN pip install --no-cache-dir -c /constraints.txt "$(echo /wheels/*.whl)[worker,postgres,s3]" \
     && useradd --uid 10001 --no-create-home echo-node \
     && install -d -m 0700 -o echo-node /var/lib/echo-node
 USER echo-node

@@ -191,7 +191,7 @@ class Instance(Table):
             postgresql_where=_IS_CURRENT,
         ),
         # Looked for ten times a second where there is an object store; in the long run nearly all are in it.
-        Index("instance_unshared", "id", sqlite_where=_IS_UNSHARED, postgresql_where=_IS_UNSHARED),
+        Index("instance_unshared", "state", "id", sqlite_where=_IS_UNSHARED, postgresql_where=_IS_UNSHARED),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

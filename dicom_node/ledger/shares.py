@@ -36,18 +36,20 @@ class Unshared:
 
 
 def unshared(sessions: Sessions, limit: int, apart_from: Collection[int] = ()) -> Sequence[Unshared]:
-    """Return what is to be put into the object store, in the order of its arrival."""
+    """Return what is to be put into the object store: what a worker waits for, in the order of its arrival; if there is
+    nothing, what was analysed before there was an object store, for a report that takes it up again."""
     statement = (
         select(Instance.id, Instance.study_id, Instance.sop_instance_uid, Instance.path, Study.purged_at)
         .join(Study, Study.id == Instance.study_id)
         .where(Instance.shared_at.is_(None))
-        .order_by(Instance.id)
+        .order_by(Instance.state, Instance.id)  # as the index has them
         .limit(limit)
     )
     if apart_from:
         statement = statement.where(Instance.id.not_in(apart_from))
+    waited_for = statement.where(Instance.state == InstanceState.PENDING)
     with reading(sessions) as session:
-        rows = session.execute(statement).all()
+        rows = session.execute(waited_for).all() or session.execute(statement).all()
     return [
         Unshared(
             instance_id=id_,

@@ -49,6 +49,19 @@ def test_what_came_first_is_shared_first_and_what_is_set_aside_waits(arrivals: A
     assert [one.instance_id for one in shares.unshared(sessions, 2, all_of_them[:1])] == all_of_them[1:3]
 
 
+def test_what_a_worker_waits_for_goes_before_what_was_analysed_without_an_object_store(
+    arrivals: Arrivals, analyst: Analyst, sessions: Sessions, clock: ManualClock
+) -> None:
+    analyst.drain(arrivals.send(UID("1.2.1")))
+    arrivals.send(UID("1.2.2"))
+
+    (first,) = shares.unshared(sessions, 1)
+    shares.shared(sessions, [first], clock)
+    (then,) = shares.unshared(sessions, 1)
+
+    assert first.instance_id > then.instance_id
+
+
 def test_an_instance_that_came_again_is_shared_again(
     arrivals: Arrivals, sessions: Sessions, store: InstanceStore, clock: ManualClock
 ) -> None:

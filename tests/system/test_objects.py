@@ -90,8 +90,8 @@ def test_each_machine_has_what_it_needs_and_the_page_shows_it(hospital: Hospital
     node.send(study)
     delivered = node.wait_for(study_uid)
     page = f"http://127.0.0.1:{node.state['web_port']}/studies/{study_uid}"
+    shown = httpx.get(page, timeout=20).text  # first: the node has no preview yet
     thumbnail = httpx.get(f"{page}/loops/{loop_uid}/thumbnail.jpg", timeout=20)
-    shown = httpx.get(page, timeout=20).text
 
     var, fetched = node.folder / "var", hospital.worker_dir / "fetched"
     report = delivered["reports"][0]

@@ -17,7 +17,7 @@ def upgrade() -> None:
     op.create_index(
         "instance_unshared",
         "instance",
-        ["id"],
+        ["state", "id"],
         unique=False,
         sqlite_where=_IS_UNSHARED,
         postgresql_where=_IS_UNSHARED,
