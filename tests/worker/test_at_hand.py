@@ -12,10 +12,12 @@ from structlog.testing import capture_logs
 
 from dicom_node import completion
 from dicom_node.clock import utc_now
-from dicom_node.errors import ObjectsUnavailable
+from dicom_node.errors import ObjectsUnavailable, ReportError
 from dicom_node.fetched import FetchedStore
 from dicom_node.identity import UID
+from dicom_node.ledger import reports
 from dicom_node.ledger.engine import Sessions
+from dicom_node.ledger.reports import EarlierReport
 from dicom_node.ledger.schema import Instance
 from dicom_node.ledger.views import StudyJson, study_json
 from dicom_node.objects import ObjectStore
@@ -26,6 +28,7 @@ from dicom_node.store import InstanceStore
 from tests.doubles.incoming import arrive
 from tests.doubles.object_server import ObjectServer, running_objects
 from worker.analyse import Analyst
+from worker.at_hand import material_of
 
 NOW = timedelta(0)
 
@@ -201,6 +204,48 @@ def test_an_outage_of_a_moment_does_not_cost_a_report_its_pictures(
 
     assert meanwhile == []
     assert len(shown(study, sessions)["reports"][0]["pictures"]) == 3
+
+
+def test_a_report_waits_for_an_instance_that_the_object_store_lost_after_it_was_analysed(
+    analyst: Analyst,
+    study: list[Dataset],
+    sessions: Sessions,
+    node: InstanceStore,
+    sharer: Sharer,
+    server: ObjectServer,
+    tmp_path: Path,
+) -> None:
+    study_id = arrive(study, sessions, node)
+    sharer.share_due()
+    analyst.drain(study_id)
+    FetchedStore(tmp_path / "worker", 0, server.connect(), 0)  # forgets what was fetched
+    server.connect().remove_folder(min(one for one in server.objects() if one.startswith("instances/")))
+    complete(sessions)
+    analyst.drain(study_id)
+    meanwhile = shown(study, sessions)
+    num_shared = sharer.share_due()
+
+    analyst.drain(study_id)
+
+    assert (meanwhile["state"], num_shared) == ("analysing", 1)
+    assert shown(study, sessions)["state"] == "delivering"
+
+
+def test_where_images_are_gone_and_the_earlier_report_is_lost_the_reason_is_said(
+    analyst: Analyst, study: list[Dataset], sessions: Sessions, node: InstanceStore, sharer: Sharer
+) -> None:
+    study_id = arrive(study, sessions, node)
+    sharer.share_due()
+    analyst.drain(study_id)
+    complete(sessions)
+    digest = analyst.current_engine().digest
+    job = reports.begin_report(sessions, study_id, "test", timedelta(seconds=60), utc_now, digest)
+    assert job is not None
+    removed = tuple(replace(one, path="") for one in job.instances)
+    earlier = EarlierReport(path="reports/1.2.3.dcm", findings={})
+
+    with analyst.store.borrowing() as borrow, pytest.raises(ReportError, match="the earlier report is gone"):
+        material_of(replace(job, instances=removed, earlier=earlier), borrow, sessions, lambda: None)
 
 
 def test_a_study_whose_file_is_gone_fails_with_the_reason(
