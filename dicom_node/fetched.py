@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from dicom_node.errors import OutOfSpace
 from dicom_node.settings import Node
 from dicom_node.settings import Objects as ObjectsSection
 from dicom_node.store import INSTANCES, PICTURES, PREVIEWS, REPORTS, Borrow, Content, InstanceStore, Objects
@@ -56,11 +57,13 @@ class FetchedStore(InstanceStore):
             yield borrow
         self.make_room()
 
-    def make_room(self) -> int:
+    def make_room(self, wanted: int = 0) -> int:
         """Remove what was not used for so long, and of the rest what was not used for longest, until no more than
-        `max_bytes` are left or all is in use; return how many bytes that was."""
+        `max_bytes` are left and the disk has so many free beyond its reserve, or all is in use; return how many bytes
+        that was."""
         sizes = {unit: _num_bytes(unit) for name in _FOLDERS for unit in _entries(self.path(name))}
-        too_many, before = sum(sizes.values()) - self._max_bytes, time.time() - KEPT_FOR.total_seconds()
+        too_many = max(sum(sizes.values()) - self._max_bytes, self._min_free_bytes + wanted - self.free_bytes())
+        before = time.time() - KEPT_FOR.total_seconds()
         removed = 0
         for last_used, unit in sorted((_last_used(unit), unit) for unit in sizes):
             if removed >= too_many and last_used >= before:
@@ -75,7 +78,12 @@ class FetchedStore(InstanceStore):
         unit = self.path("/".join(Path(relative).parts[:2]))
         while True:
             was_here = self.exists(relative)
-            path = self.fetch(relative, content)
+            try:
+                path = self.fetch(relative, content)
+            except OutOfSpace:
+                if not self.make_room(0 if content is None else content.num_bytes):
+                    raise
+                continue
             if unit not in held:
                 descriptor = _hold(unit)
                 if descriptor is None:

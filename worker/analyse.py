@@ -14,7 +14,7 @@ import structlog
 
 from dicom_node.clock import Clock, utc_now
 from dicom_node.dispatch import Bell
-from dicom_node.errors import ObjectError, ReportError, StoreError
+from dicom_node.errors import ObjectError, ObjectsUnavailable, ReportError, StoreError
 from dicom_node.fetched import worker_store
 from dicom_node.identity import UID
 from dicom_node.ledger import claims, drafts, reports
@@ -111,7 +111,8 @@ class Analyst:
                 here = files_of(claimed, borrow, self.sessions, self.clock, heartbeat.step)
             except StoreError as error:
                 # No fault of the loops: no attempt is counted.
-                log.info("loops_put_off", reason=str(error))
+                if not isinstance(error, ObjectsUnavailable):  # which says so itself, once
+                    log.error("loops_not_fetched", reason=str(error))
                 self._insist(lambda: claims.release(self.sessions, token, self.clock), heartbeat.step)
                 return False
             rows = {path: one.path for one, path in here}

@@ -560,6 +560,21 @@ def test_what_is_in_use_is_never_removed(store: InstanceStore, server: ObjectSer
     assert not small.exists(names[1])
 
 
+def test_what_was_fetched_makes_room_on_a_disk_that_is_too_small_for_so_much(
+    store: InstanceStore, server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [store.keep_picture(UID(f"1.2.{number}"), UID("1.2.5"), bytes(1000)) for number in range(3)]
+    small = FetchedStore(tmp_path / "worker", 500, server.connect(), 1 << 30)
+    monkeypatch.setattr(small, "free_bytes", lambda: 2500 - sum(found.st_size for _, found in small.files("pictures")))
+
+    for name in names:
+        with small.borrowing() as borrow:
+            borrow(name, Content(sha256=dataset_digest(bytes(1000)), num_bytes=1000))
+        in_order(small, [name])
+
+    assert [small.exists(name) for name in names] == [False, True, True]
+
+
 def test_what_nobody_used_for_a_day_goes(store: InstanceStore, server: ObjectServer, tmp_path: Path) -> None:
     """Retention is the node's: it does not come to the machine of a worker."""
     names = [store.keep_picture(UID(f"1.2.{number}"), UID("1.2.5"), bytes(1000)) for number in range(2)]

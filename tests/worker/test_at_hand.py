@@ -118,6 +118,26 @@ def test_loops_that_cannot_be_fetched_now_are_waited_for_and_no_attempt_is_count
     assert shown(study, sessions)["loops_analysed"] == 2
 
 
+def test_a_worker_whose_disk_is_full_says_so_and_counts_no_attempt(
+    analyst: Analyst,
+    study: list[Dataset],
+    sessions: Sessions,
+    node: InstanceStore,
+    sharer: Sharer,
+    server: ObjectServer,
+    tmp_path: Path,
+) -> None:
+    full = FetchedStore(tmp_path / "worker", 1 << 60, server.connect(), 1 << 30)
+    study_id = arrive(study, sessions, node)
+    sharer.share_due()
+
+    with capture_logs() as lines:
+        replace(analyst, store=full).drain(study_id)
+
+    assert [one["event"] for one in lines if one["log_level"] == "error"] == ["loops_not_fetched"]
+    assert attempts(sessions) == [0, 0, 0]
+
+
 def test_a_loop_that_the_object_store_lost_takes_no_neighbour_with_it_and_comes_again(
     analyst: Analyst,
     study: list[Dataset],
