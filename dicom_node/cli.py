@@ -180,11 +180,12 @@ def purge(
     """Remove now what retention would remove in time: images of old delivered studies, quarantine, orphans."""
     from dicom_node.audit_trail import AuditTrail, tell_deleted
     from dicom_node.housekeeping import clean
+    from dicom_node.objects import open_objects
     from dicom_node.store import InstanceStore
 
     configure_logs(level="CRITICAL")  # what is removed and what is not is printed
     settings = load_settings(config)
-    store = InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes)
+    store = InstanceStore(settings.node.data_dir, settings.node.min_free_bytes, open_objects(settings.objects))
     trail = AuditTrail(settings.audit, settings.node, utc_now)
     tell = partial(tell_deleted, trail.record, settings.node)
     with _ledger(settings) as sessions:
@@ -247,7 +248,7 @@ def pull(
 @app.command("check-config")
 def check_config(config: Config = None) -> None:
     """Say every mistake of the configuration with its key."""
-    from dicom_node import syslog, tls
+    from dicom_node import objects, syslog, tls
     from dicom_node.web.certificate import check_certificate
 
     settings = load_settings(config)
@@ -255,6 +256,7 @@ def check_config(config: Config = None) -> None:
         lambda: tls.check(settings, utc_now()),
         lambda: check_certificate(settings.web),
         lambda: syslog.check(settings.audit),
+        lambda: objects.try_out(settings.objects),
     )
     typer.echo("the configuration is right")
 

@@ -26,9 +26,11 @@ from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.logs import configure_logs
 from dicom_node.metrics.delivery import DeliveryMetrics
 from dicom_node.metrics.shared import count_in
+from dicom_node.objects import open_objects
 from dicom_node.processes import EndSignal, die_with_parent
 from dicom_node.senders import StoreSender, StowSender
 from dicom_node.settings import Peer, Settings
+from dicom_node.sharing import Sharer
 from dicom_node.store import InstanceStore
 from dicom_node.syslog import make_receiver
 from dicom_node.ticker import Ticker
@@ -52,7 +54,7 @@ def run_clockwork(settings: Settings, node_port: int, web_listening: socket.sock
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
     sessions = open_ledger(settings.database_url)
-    store = InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes)
+    store = InstanceStore(settings.node.data_dir, settings.node.min_free_bytes, open_objects(settings.objects))
     bell = Bell(settings.broker.url.get_secret_value())
     pulse = Pulse()
     trail = AuditTrail(settings.audit, settings.node, utc_now)
@@ -85,6 +87,8 @@ def run_clockwork(settings: Settings, node_port: int, web_listening: socket.sock
         ),
         *_forwarding(settings, stop),
     ]
+    if store.is_shared:
+        threads.append(_start("sharing", partial(Sharer(sessions, store, bell.ring, utc_now).run, stop)))
     threads += commitment_threads(settings, sessions, store, stop)
     log.info("clock_started")
     end.wait()

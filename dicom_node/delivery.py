@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.audit import Outcome, StudyContent
 from dicom_node.clock import Clock
 from dicom_node.commitment import Reference
-from dicom_node.errors import DeliveryError, Refused, Transient, UnreadableReport
+from dicom_node.errors import DeliveryError, ObjectLost, Refused, StoreError, Transient, UnreadableReport
 from dicom_node.ledger import outbox
 from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.outbox import DueDelivery
@@ -188,9 +188,16 @@ class Deliverer:
         """Prolong the lease for as long as sending the file may take, and send it; return what the peer then has.
 
         Raises:
-            Transient: the lease is lost, and whoever has it now sends the rest; or as `send`.
+            Transient: the lease is lost, and whoever has it now sends the rest; or the object store does not give the
+                file now; or as `send`.
+            UnreadableReport: the object store has lost the file; or as `send`.
         """
-        path = self.store.path(relative)
+        try:
+            path = self.store.fetch(relative)
+        except ObjectLost as error:
+            raise UnreadableReport(str(error)) from error
+        except StoreError as error:
+            raise Transient(str(error)) from error
         if not outbox.renew(self.sessions, item, _LEASE + patience(path), self.clock):
             raise Transient("the lease was lost")
         return send(path)

@@ -7,6 +7,10 @@ NodeError
 +-- IntakeError             an instance was not kept: the peer gets a failure status
 |   +-- StoreError          the file could not be made safe: 0xA700
 |   |   +-- OutOfSpace      the reserve of free space is reached: 0xA700
+|   |   +-- ObjectError     the object store is at fault, not this machine's disk
+|   |       +-- ObjectsUnavailable  it takes and gives nothing now: tried again, no attempt is counted
+|   |       +-- ObjectLost  it has not got it: the node puts it there again
+|   |       +-- ObjectDiffers  it has something else in its place
 |   +-- LedgerUnavailable   the ledger cannot commit now: 0xA700
 |   +-- UidConflict         the SOP Instance UID is known under another study: 0xC010
 |   +-- OtherStudy          a peer that was asked for a study sends another: 0x0124
@@ -75,6 +79,22 @@ class StoreError(IntakeError):
 
 class OutOfSpace(StoreError):
     """The disk has less than the configured reserve left; nothing was kept."""
+
+
+class ObjectError(StoreError):
+    """The object store does not take or give a file."""
+
+
+class ObjectsUnavailable(ObjectError):
+    """The object store does not take or give anything now; the message says why."""
+
+
+class ObjectLost(ObjectError):
+    """The object store has not got the object."""
+
+
+class ObjectDiffers(ObjectError):
+    """The object store has something else in the place of the object."""
 
 
 class LedgerUnavailable(IntakeError):

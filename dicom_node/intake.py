@@ -304,7 +304,12 @@ def _again(session: Session, study: Study, known: _Known, kept: Kept, now: datet
     if known.instance_id is None:
         return known.outcome
     own = Instance.id == known.instance_id
-    session.execute(update(Instance).where(own).values(path=kept.path).execution_options(synchronize_session=False))
+    session.execute(
+        update(Instance)
+        .where(own)
+        .values(path=kept.path, shared_at=None)  # what was removed here was removed from the object store too
+        .execution_options(synchronize_session=False)
+    )
     given_up = session.scalar(
         update(Instance)
         .where(own, Instance.is_current, Instance.state == InstanceState.FAILED)

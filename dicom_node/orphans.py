@@ -18,6 +18,8 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from dicom_node.clock import Clock, utc_now
+from dicom_node.errors import StoreError
+from dicom_node.identity import UID
 from dicom_node.ledger.engine import Sessions, lock_name, reading
 from dicom_node.ledger.schema import Instance, Picture, Report, Study, StudyState
 from dicom_node.report.header import DAMAGE
@@ -29,6 +31,7 @@ AGE = timedelta(hours=1)
 """What is younger may have its row in a moment."""
 
 _BATCH = 500
+_WITH_IMAGES = (INSTANCES, PREVIEWS, PICTURES)  # what goes with the images of a study
 _SUFFIX = ".dcm"  # of all that the store names; what else a person put there is not ours
 
 
@@ -60,13 +63,14 @@ def orphans(
 
 
 def missing(sessions: Sessions, store: InstanceStore) -> Iterator[str]:
-    """Yield the path of every row whose file is not there although retention did not remove it."""
+    """Yield the path of every row whose file is not there although retention did not remove it; where there is an
+    object store, reports and their pictures need be nowhere else."""
     own = (
         (Instance, select(Instance.id, Instance.path).join(Study).where(Study.purged_at.is_(None))),
         (Picture, select(Picture.id, Picture.path).join(Report).join(Study).where(Study.purged_at.is_(None))),
         (Report, select(Report.id, Report.path)),
     )
-    for table, statement in own:
+    for table, statement in own[: 1 if store.is_shared else None]:
         last = 0
         while rows := _some(sessions, statement.where(table.id > last, table.path != "").order_by(table.id)):
             yield from (path for _, path in rows if not store.exists(path))
@@ -84,7 +88,7 @@ def sweep(
     """Remove the orphans, and return them; a file whose writer lives is none."""
     found = list(orphans(sessions, store, clock, older_than))
     if dry_run:
-        return found
+        return [*found, *_shared_orphans(sessions, store, dry_run=True)]
     dead = {*store.sweep()}
     removed = []
     for one in found:
@@ -98,12 +102,36 @@ def sweep(
         log.warning("orphan_removed", path=one.path, bytes=one.num_bytes)
         removed.append(one)
     store.remove_empty_folders((clock() - older_than).timestamp())
-    return removed
+    return [*removed, *_shared_orphans(sessions, store, dry_run=False)]
 
 
 def _some(sessions: Sessions, statement: Select[tuple[int, str]]) -> Sequence[tuple[int, str]]:
     with reading(sessions) as session:
         return [(row[0], row[1]) for row in session.execute(statement.limit(_BATCH))]
+
+
+def _shared_orphans(sessions: Sessions, store: InstanceStore, *, dry_run: bool) -> list[Leftover]:
+    """Remove from the object store what is left of studies that were purged, and return their folders.
+
+    What no row knows stays: it may be another node's, in a bucket that was configured twice.
+    """
+    try:
+        uids = sorted({uid for folder in _WITH_IMAGES for uid in store.shared_names(folder)})
+        purged = [uid for start in range(0, len(uids), _BATCH) for uid in _purged(sessions, uids[start:][:_BATCH])]
+        for uid in () if dry_run else purged:
+            store.remove_shared_study(UID(uid))
+            log.warning("orphan_removed", path=f"{INSTANCES}/{uid}", bytes=0)
+    except StoreError as error:
+        log.error("purge_failed", path=INSTANCES, reason=str(error))
+        return [Leftover(path=INSTANCES, num_bytes=0, error=str(error))]
+    return [Leftover(path=f"{INSTANCES}/{uid}", num_bytes=0) for uid in purged]
+
+
+def _purged(sessions: Sessions, uids: Sequence[str]) -> Sequence[str]:
+    with reading(sessions) as session:
+        return session.scalars(
+            select(Study.study_instance_uid).where(Study.study_instance_uid.in_(uids), Study.purged_at.is_not(None))
+        ).all()
 
 
 # --- which files rows refer to ---

@@ -86,7 +86,8 @@ def purge(
         error = "" if dry_run else _purge(sessions, store, study_id, UID(study_uid), num_bytes, age_from, clock, tell)
         if error is None:
             continue
-        wanted -= 0 if error else num_bytes  # by what was removed: not every file system says at once what is free
+        left = store.study_bytes(UID(study_uid)) if error else 0
+        wanted -= num_bytes - left  # by what was removed: not every file system says at once what is free
         purged.append(Purged(study_instance_uid=study_uid, delivered_at=delivered_at, num_bytes=num_bytes, error=error))
     return purged
 
@@ -177,6 +178,12 @@ def _purge(
             log.error("purge_failed", study=study_id, reason=str(error))
             return str(error)
         studies.note(session, study_id, now, "study_purged", f"{num_bytes} bytes of images removed")
+    try:
+        # Nobody who receives waits for that: what comes in this moment is put there again once it is missed.
+        store.remove_shared_study(study_uid)
+    except StoreError as error:
+        log.error("purge_failed", study=study_id, reason=str(error))
+        return str(error)
     log.info("study_purged", study=study_id, bytes=num_bytes)
     return ""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 from pydantic import SecretStr
 
-from dicom_node import syslog, tls
+from dicom_node import objects, syslog, tls
 from dicom_node.acceptor import listen, run_acceptor
 from dicom_node.audit import node_started, node_stopped
 from dicom_node.audit_trail import AuditTrail, this_application
@@ -61,6 +61,7 @@ def serve(settings: Settings, config: Path | None) -> None:
     os.umask(0o077)  # whatever is written holds patients' data
     check_certificate(settings.web)
     syslog.check(settings.audit)
+    objects.check(settings.objects)
     data_dir = settings.node.data_dir
     try:
         make_folder(data_dir)

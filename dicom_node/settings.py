@@ -321,6 +321,51 @@ class Broker(Section):
         return value
 
 
+class Objects(Section):
+    """The object store (S3, or what speaks like it) for workers on machines that share no folder with the node."""
+
+    url: str = ""
+    """s3://BUCKET or s3://BUCKET/PREFIX, of this node alone; empty: workers share node.data_dir with the node."""
+    endpoint: str = ""
+    """http(s)://HOST:PORT of the object store; empty: Amazon's."""
+    key: str = ""
+    """Access key; empty: the credentials that the machine has of its own."""
+    secret: SecretStr = SecretStr("")
+    """Secret of the access key."""
+    cache_bytes: int = Field(default=20 << 30, ge=0)
+    """What a worker keeps in data_dir/fetched of what it fetched; what was not used for longest goes first, never what
+    is in use."""
+
+    @field_validator("url")
+    @classmethod
+    def _bucket(cls, value: str) -> str:
+        if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?", value, re.ASCII):
+            raise ValueError("use s3://BUCKET or s3://BUCKET/PREFIX, or leave it empty")
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            is_plain = bool(parts.hostname) and not (parts.query or parts.fragment or parts.username)
+            is_plain = is_plain and (parts.port is None or parts.port > 0)  # the port is parsed here
+        except ValueError:
+            is_plain = False
+        if value and not (is_plain and parts.scheme in ("http", "https")):
+            raise ValueError("use http://HOST:PORT or https://HOST:PORT, or leave it empty")
+        return value
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if bool(self.key) != bool(self.secret.get_secret_value()):
+            raise ValueError("key and secret belong together: set both or none")
+        unused = [name for name in ("endpoint", "key") if getattr(self, name)]
+        if unused and not self.url:
+            raise ValueError(f"{unused[0]}: has an effect only with url")
+        return self
+
+
 class EnsembleSection(Section):
     """The networks that the workers load."""
 
@@ -455,6 +500,8 @@ class Settings(BaseSettings):
     """The ledger."""
     broker: Broker = Broker()
     """The bell."""
+    objects: Objects = Objects()
+    """The object store, for workers that share no folder with the node."""
     ensemble: EnsembleSection = EnsembleSection()
     """The networks."""
     worker: Worker = Worker()

@@ -9,10 +9,12 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from dicom_node.errors import OutOfSpace, StoreError
+from dicom_node.errors import ObjectDiffers, OutOfSpace, StoreError
 from dicom_node.identity import UID
 from dicom_node.naming import Names, give_new_name, in_folder, sync_folder
 from dicom_node.together import Together
@@ -59,6 +61,42 @@ class Leftover:
     """Why it could not be removed."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """What an instance is known by."""
+
+    sha256: str
+    """Of the data set's bytes, without preamble and group 2."""
+    num_bytes: int
+    """Of the data set."""
+
+
+class Objects(Protocol):
+    """Where machines that share no folder have their files in common, each by its relative path."""
+
+    def put(self, relative: str, path: Path) -> None:
+        """Make a copy safe there; raises ObjectsUnavailable, or OSError of the file."""
+        ...
+
+    def get(self, relative: str, path: Path) -> None:
+        """Write it to a file; raises ObjectLost, ObjectsUnavailable, or OSError of the file."""
+        ...
+
+    def names(self, folder: str) -> set[str]:
+        """Return the names in a folder; raises ObjectsUnavailable."""
+        ...
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all that is in a folder; raises ObjectsUnavailable."""
+        ...
+
+
+class Borrow(Protocol):
+    """Returns the absolute path of a file, fetched if it was not here; raises as `InstanceStore.fetch`."""
+
+    def __call__(self, relative: str, content: Content | None = None) -> Path: ...
+
+
 def instance_path(study_uid: UID, sop_uid: UID, digest: str) -> str:
     """Return where an instance is kept, relative to data_dir."""
     return f"{INSTANCES}/{study_uid}/{sop_uid}-{digest[:_DIGITS]}.dcm"
@@ -72,9 +110,11 @@ def dataset_digest(dataset: bytes | bytearray) -> str:
 class InstanceStore:
     """The files below data_dir; any number of processes and threads may share it."""
 
-    def __init__(self, root: Path, min_free_bytes: int) -> None:
+    def __init__(self, root: Path, min_free_bytes: int, objects: Objects | None = None) -> None:
+        """Use the files below `root`, and the object store that other machines have in common with this one."""
         self._root = root
         self._min_free_bytes = min_free_bytes
+        self._objects = objects
         for name in ("", INCOMING, INSTANCES, REPORTS, *_BESIDE_IMAGES, QUARANTINE):
             make_folder(root / name)
         _sync_names(root)  # another process may have made them a moment ago
@@ -82,9 +122,79 @@ class InstanceStore:
         self._sync = Together(Names().sync, repeatable=False)
         self._aside = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fsync")  # whose threads begin when needed
 
+    @property
+    def is_shared(self) -> bool:
+        """Return whether other machines find in an object store what is kept here."""
+        return self._objects is not None
+
     def path(self, relative: str) -> Path:
         """Return the absolute path of what the ledger keeps as a relative one."""
         return self._root / relative
+
+    def fetch(self, relative: str, content: Content | None = None) -> Path:
+        """Return the absolute path of a file, which is fetched if it is not here and there is an object store.
+
+        Args:
+            relative: its path.
+            content: what an instance must be; None: the ledger does not know.
+
+        Raises:
+            ObjectLost: the object store has not got it.
+            ObjectDiffers: it has something else in its place.
+            ObjectsUnavailable, OutOfSpace, StoreError: it cannot be fetched now.
+        """
+        path = self.path(relative)
+        if self._objects is None or path.exists():
+            return path
+        if not relative.startswith(REPORTS):  # the reserve is there for them
+            self._check_reserve(0 if content is None else content.num_bytes)
+        part = self._root / INCOMING / f"{uuid.uuid4().hex}{_PART}"
+        try:
+            descriptor = _open_locked(part)
+            try:
+                self._objects.get(relative, part)
+                if content is not None:
+                    _check_content(part, relative, content)
+                os.fsync(descriptor)
+                self._rename_synced(part, path)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _not_kept(relative, error) from error
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    @contextmanager
+    def borrowing(self) -> Iterator[Borrow]:
+        """Give what fetches files that stay here until the block ends."""
+        yield self.fetch
+
+    def share(self, relative: str) -> bool:
+        """Put a file into the object store, if there is one; return whether the file is here.
+
+        Raises:
+            ObjectsUnavailable: the object store does not take it now.
+            StoreError: the disk does not give it.
+        """
+        path = self.path(relative)
+        if self._objects is None:
+            return path.exists()
+        try:
+            self._objects.put(relative, path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreError(f"{relative}: cannot be read: {error.strerror}") from error
+        return True
+
+    def shared_names(self, folder: str) -> set[str]:
+        """Return the names that a folder has in the object store; none, if there is no object store.
+
+        Raises:
+            ObjectsUnavailable: it does not say now.
+        """
+        return set() if self._objects is None else self._objects.names(folder)
 
     def keep(
         self, study_uid: UID, sop_uid: UID, part10_header: bytes, dataset: bytes | bytearray, *, is_new: bool = False
@@ -121,7 +231,7 @@ class InstanceStore:
         Raises:
             OutOfSpace, StoreError: nothing was kept.
         """
-        return _named(self.stage_report(sop_uid, content))
+        return self._share_named(self.stage_report(sop_uid, content))
 
     def keep_picture(self, study_uid: UID, sop_uid: UID, content: bytes) -> str:
         """Make a picture of a report safe in the same way and return its relative path; retention removes it with the
@@ -130,7 +240,7 @@ class InstanceStore:
         Raises:
             OutOfSpace, StoreError: nothing was kept.
         """
-        return _named(self.stage_picture(study_uid, sop_uid, content))
+        return self._share_named(self.stage_picture(study_uid, sop_uid, content))
 
     def keep_preview(self, instance_path: str, content: bytes) -> str:
         """Make the preview of a loop safe in the same way and return its relative path; retention removes it with the
@@ -145,7 +255,7 @@ class InstanceStore:
         """
         self._check_reserve(len(content))
         target = preview_path(instance_path)
-        return _named(self._stage(lambda: target, (content,)))
+        return self._share_named(self._stage(lambda: target, (content,)))
 
     def stage_report(self, sop_uid: UID, content: bytes) -> "Staged":
         """Make a report safe, as `keep_report` does, that gets its name later, or never.
@@ -184,18 +294,12 @@ class InstanceStore:
         Raises:
             StoreError: the disk does not say.
         """
-        digest = hashlib.sha256()
         try:
-            with self.path(relative).open("rb") as file:
-                start = os.fstat(file.fileno()).st_size - num_bytes
-                file.seek(max(start, 0))
-                while piece := file.read(_PIECE):
-                    digest.update(piece)
+            return _digest_of_end(self.path(relative), num_bytes) == sha256
         except FileNotFoundError:
             return False
         except OSError as error:
             raise StoreError(f"{relative}: cannot be read: {error.strerror}") from error
-        return digest.hexdigest() == sha256
 
     def set_aside(self, relative: str) -> None:
         """Move a damaged file out of the way of the same instance sent again; a missing one is as good.
@@ -265,6 +369,16 @@ class InstanceStore:
                 if error.errno != errno.ENOTEMPTY:
                     raise StoreError(f"{folder}: cannot be removed: {error.strerror}") from error
 
+    def remove_shared_study(self, study_uid: UID) -> None:
+        """Remove from the object store what `remove_study` removes here.
+
+        Raises:
+            ObjectsUnavailable: some may be left.
+        """
+        if self._objects is not None:
+            for name in (INSTANCES, *_BESIDE_IMAGES):
+                self._objects.remove_folder(f"{name}/{study_uid}")
+
     def free_bytes(self) -> int:
         """Return the free bytes on the disk of data_dir."""
         return shutil.disk_usage(self._root).free
@@ -313,6 +427,18 @@ class InstanceStore:
         name = _has_name if is_named else self._rename_synced
         return Staged(path, part, descriptor, inode, lambda: name(part, self._root / path))
 
+    def _share_named(self, staged: "Staged") -> str:
+        """Put a file into the object store, if there is one, and then give it its name."""
+        try:
+            if self._objects is not None:
+                self._objects.put(staged.path, staged.part)
+            staged.name()
+        except OSError as error:
+            raise _not_kept(staged.path, error) from error
+        finally:
+            staged.close()
+        return staged.path
+
     def _check_reserve(self, num_bytes: int) -> None:
         try:
             free = self.free_bytes()
@@ -346,7 +472,9 @@ class Staged:
         self.path = path
         """Relative to data_dir, once it has its name."""
         self.inode = inode
-        self._part: Path | None = part
+        self.part = part
+        """Where it is until then."""
+        self._is_named = False
         self._descriptor = descriptor  # its lock tells a sweep that somebody lives who wants it
         self._rename = rename
 
@@ -360,12 +488,12 @@ class Staged:
             self._rename()
         except OSError as error:
             raise _not_kept(self.path, error) from error
-        self._part = None
+        self._is_named = True
 
     def close(self) -> None:
         """Let go of it, and remove it if it has no name."""
-        if self._part is not None:
-            self._part.unlink(missing_ok=True)
+        if not self._is_named:
+            self.part.unlink(missing_ok=True)
         os.close(self._descriptor)  # and its lock: not before the file has its final name
 
 
@@ -379,6 +507,27 @@ def _named(staged: Staged) -> str:
     finally:
         staged.close()
     return staged.path
+
+
+def _check_content(path: Path, relative: str, content: Content) -> None:
+    """Hold what was fetched, which is all that the object store has, against what the ledger knows.
+
+    Raises:
+        ObjectDiffers: it is something else.
+    """
+    if _digest_of_end(path, content.num_bytes) != content.sha256:
+        raise ObjectDiffers(f"{relative}: the object store has other bytes than were received")
+
+
+def _digest_of_end(path: Path, num_bytes: int) -> str:
+    """Return the sha256 of the last bytes of a file: of the data set, for it is known how long that is."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        start = os.fstat(file.fileno()).st_size - num_bytes
+        file.seek(max(start, 0))
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _not_kept(target: str, error: OSError) -> StoreError:

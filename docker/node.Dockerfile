@@ -13,7 +13,7 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 FROM python:3.11-slim-bookworm
 COPY constraints.txt /
 COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir -c /constraints.txt "$(echo /wheels/*.whl)[postgres]" \
+RUN pip install --no-cache-dir -c /constraints.txt "$(echo /wheels/*.whl)[postgres,s3]" \
     && useradd --uid 10001 --no-create-home echo-node \
     && install -d -m 0700 -o echo-node /var/lib/echo-node
 USER echo-node

@@ -15,7 +15,7 @@ FROM python:3.11-slim-bookworm
 COPY constraints.txt /
 COPY --from=build /wheels /wheels
 # The user has the number that the node's has: they share the folder of instances and reports.
-RUN pip install --no-cache-dir -c /constraints.txt "$(echo /wheels/*.whl)[worker,postgres]" \
+RUN pip install --no-cache-dir -c /constraints.txt "$(echo /wheels/*.whl)[worker,postgres,s3]" \
     && useradd --uid 10001 --no-create-home echo-node \
     && install -d -m 0700 -o echo-node /var/lib/echo-node
 # What the toolkit puts in: the driver's libraries and nvidia-smi. matplotlib draws the summary page; its list of fonts

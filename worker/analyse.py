@@ -14,20 +14,21 @@ import structlog
 
 from dicom_node.clock import Clock, utc_now
 from dicom_node.dispatch import Bell
-from dicom_node.errors import ReportError, StoreError
+from dicom_node.errors import ObjectError, ObjectsUnavailable, ReportError, StoreError
+from dicom_node.fetched import worker_store
 from dicom_node.identity import UID
 from dicom_node.ledger import claims, drafts, reports
 from dicom_node.ledger.claims import MAX_ATTEMPTS, Analysed, Claimed, NotAnalysed
 from dicom_node.ledger.engine import AWAY, Sessions, close_ledger, open_ledger
-from dicom_node.ledger.reports import JobInstance, ReportJob
-from dicom_node.ledger.schema import InstanceState
+from dicom_node.ledger.reports import ReportJob
+from dicom_node.objects import open_objects
 from dicom_node.settings import Report as ReportSection
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
 from model.clip.loop import Seen
-from worker.compose import Composed, Earlier, Material, Subject, compose
+from worker.at_hand import files_of, material_of
+from worker.compose import Composed, compose
 from worker.engine import CurrentEngine, Engine, load_engine
-from worker.findings import to_cart
 from worker.leases import beating
 from worker.loops import AnalysedLoop, RefusedLoop, Verdict, analyse_files
 from worker.metrics import WorkerMetrics
@@ -85,32 +86,49 @@ class Analyst:
                     # Another worker holds the rest, who is last ends the study; or it may not be complete yet.
                     self._draft(study_id, engine)
                     return
-            self._analyse(claimed, engine)
+            if not self._analyse(claimed, engine):
+                return  # the node rings again
             if time.monotonic() > deadline:
                 self.ring(study_id)  # other studies wait too
                 return
 
     def _claim(self, study_id: int) -> list[Claimed]:
-        return claims.claim(self.sessions, study_id, self.owner, self.limits.max_batch, self.limits.lease, self.clock)
+        return claims.claim(
+            self.sessions,
+            study_id,
+            self.owner,
+            self.limits.max_batch,
+            self.limits.lease,
+            self.clock,
+            only_shared=self.store.is_shared,
+        )
 
-    def _analyse(self, claimed: Sequence[Claimed], engine: Engine) -> None:
-        """Answer every claimed instance; what is not answered comes back by its lease."""
+    def _analyse(self, claimed: Sequence[Claimed], engine: Engine) -> bool:
+        """Answer every claimed instance; what is not answered comes back by its lease. False: none can be had now."""
         token = claimed[0].token
-        with beating(lambda: self._renew(token), self.limits) as heartbeat:
-            rows = {self.store.path(one.path): one.path for one in claimed}
+        with beating(lambda: self._renew(token), self.limits) as heartbeat, self.store.borrowing() as borrow:
+            try:
+                here = files_of(claimed, borrow, self.sessions, self.clock, heartbeat.step)
+            except StoreError as error:
+                # No fault of the loops: no attempt is counted.
+                if not isinstance(error, ObjectsUnavailable):  # which says so itself, once
+                    log.error("loops_not_fetched", reason=str(error))
+                self._insist(lambda: claims.release(self.sessions, token, self.clock), heartbeat.step)
+                return False
+            rows = {path: one.path for one, path in here}
 
             def show(path: Path, seen: Seen) -> None:
                 keep_preview(self.store, rows[path], seen)
 
             verdicts = analyse_files(
-                [self.store.path(one.path) for one in claimed],
+                [path for _, path in here],
                 engine,
                 with_attention=bool(self.report.pictures),
                 step=heartbeat.step,
                 timed=self.metrics.step,
                 show=show,
             )
-            for one, verdict in zip(claimed, verdicts, strict=True):
+            for (one, _), verdict in zip(here, verdicts, strict=True):
                 heartbeat.step()
                 answer = partial(claims.finish, self.sessions, one, engine.digest, _outcome(verdict), self.clock)
                 is_kept = self._insist(answer, heartbeat.step)
@@ -124,6 +142,7 @@ class Analyst:
                     kept=is_kept,
                     reason=verdict.code if isinstance(verdict, RefusedLoop) else None,
                 )
+        return True
 
     def _try_report(self, study_id: int, engine: Engine) -> bool:
         """Return whether this worker had the right to end the study, and did: with a report, or with a reason."""
@@ -170,13 +189,20 @@ class Analyst:
                 log.info("report_drafted", study_uid=job.study_instance_uid, revision=job.revision, kept=is_kept)
 
     def _hand_in(self, job: ReportJob) -> bool:
-        """Return whether the report had been drafted, and is recorded now, or is another worker's."""
+        """Return whether the report had been drafted, here, and is recorded now, or is another worker's."""
         draft = job.draft
         if draft is None:
             return False
         paths = [draft.report.path, *(one.path for one in draft.report.pictures)]
-        if not all(self.store.exists(path) for path in paths):
-            return False
+        with beating(lambda: self._renew(job.token), self.limits) as heartbeat:
+            for path in paths:
+                heartbeat.step()
+                try:
+                    if not self.store.share(path):
+                        return False
+                except StoreError as error:
+                    log.info("report_not_handed_in", report=draft.report.sop_instance_uid, reason=str(error))
+                    return False
         names = self.destinations
         record = partial(reports.finish_report, self.sessions, job, draft.report, draft.findings, names, self.clock)
         is_ours = self._insist(record, lambda: None)
@@ -186,7 +212,9 @@ class Analyst:
         return True
 
     def _compose(self, job: ReportJob, engine: Engine, section: ReportSection, step: Callable[[], None]) -> Composed:
-        return compose(_material(job, self.store), engine, self.clock().astimezone(), section, step)
+        with self.store.borrowing() as borrow:
+            material = material_of(job, borrow, self.sessions, step)
+            return compose(material, engine, self.clock().astimezone(), section, step)
 
     def _report(self, job: ReportJob, engine: Engine) -> None:
         section = self.report
@@ -198,6 +226,9 @@ class Analyst:
             if section.pictures:
                 try:
                     self._write(job, engine, section, heartbeat.step)
+                except ObjectError as error:
+                    self._put_off(job, error, heartbeat.step)  # without pictures it would not be taken either
+                    return
                 except StoreError as error:
                     log.warning("report_without_pictures", study_uid=job.study_instance_uid, reason=str(error))
                 else:
@@ -210,11 +241,14 @@ class Analyst:
         try:
             self._write(job, engine, section, step)
         except StoreError as error:
-            # No fault of the study: it waits for the disk, as long as that takes, and no attempt is counted.
-            self.metrics.reported("put_off")
-            log.error("report_not_kept", study_uid=job.study_instance_uid, reason=str(error))
-            why, wait = str(error), self.limits.put_off
-            self._insist(lambda: claims.release(self.sessions, job.token, self.clock, why=why, wait=wait), step)
+            self._put_off(job, error, step)
+
+    def _put_off(self, job: ReportJob, error: StoreError, step: Callable[[], None]) -> None:
+        # No fault of the study: it waits for the disk, as long as that takes, and no attempt is counted.
+        self.metrics.reported("put_off")
+        log.error("report_not_kept", study_uid=job.study_instance_uid, reason=str(error))
+        why, wait = str(error), self.limits.put_off
+        self._insist(lambda: claims.release(self.sessions, job.token, self.clock, why=why, wait=wait), step)
 
     def _write(self, job: ReportJob, engine: Engine, section: ReportSection, step: Callable[[], None]) -> None:
         """Write the report and record it, or the reason why there is none.
@@ -233,7 +267,7 @@ class Analyst:
             # Whoever took the report over writes a file of the same name: the loser must not touch it.
             log.warning("report_lease_lost", study=job.study_id)
             return
-        written = composed.keep(self.store, UID(job.study_instance_uid))
+        written = composed.keep(self.store, UID(job.study_instance_uid), step)
         ledger, names = composed.ledger, self.destinations
         is_ours = self._insist(
             partial(reports.finish_report, self.sessions, job, written, ledger, names, self.clock), step
@@ -279,7 +313,7 @@ def open_analyst(settings: Settings, metrics: WorkerMetrics) -> tuple[Analyst, C
     analyst = Analyst(
         current_engine=current_engine,
         sessions=sessions,
-        store=InstanceStore(settings.node.data_dir, min_free_bytes=settings.node.min_free_bytes),
+        store=worker_store(settings.node, settings.objects, open_objects(settings.objects)),
         destinations=tuple(peer.name for peer in settings.peers if peer.receives_reports),
         report=settings.report,
         limits=limits(settings.worker),
@@ -303,34 +337,3 @@ def _outcome(verdict: Verdict) -> Analysed | NotAnalysed:
     if isinstance(verdict, AnalysedLoop):
         return Analysed(outputs=verdict.to_json())
     return NotAnalysed(code=verdict.code, reason=verdict.reason)
-
-
-def _material(job: ReportJob, store: InstanceStore) -> Material:
-    return Material(
-        study_instance_uid=job.study_instance_uid,
-        revision=job.revision,
-        predecessor=job.predecessor,
-        subjects=tuple(_subject(one, store) for one in job.instances),
-        earlier=None
-        if job.earlier is None
-        else Earlier(path=store.path(job.earlier.path), cart=to_cart(job.earlier.findings)),
-    )
-
-
-def _subject(one: JobInstance, store: InstanceStore) -> Subject:
-    verdict: Verdict
-    if one.outputs is not None:
-        verdict = AnalysedLoop.from_json(one.outputs)
-    elif one.state is InstanceState.ANALYSED:
-        verdict = RefusedLoop(code="removed", reason="its images were removed before the present networks saw it")
-    else:
-        verdict = RefusedLoop(code=one.reason_code or "failed", reason=one.reason or "the analysis failed")
-    return Subject(
-        sop_instance_uid=one.sop_instance_uid,
-        sop_class_uid=one.sop_class_uid,
-        series_instance_uid=one.series_instance_uid,
-        path=store.path(one.path) if one.path else None,
-        verdict=verdict,
-        was_given_up=one.outputs is None and one.state in (InstanceState.ANALYSED, InstanceState.FAILED),
-        num_frames=one.num_frames,
-    )

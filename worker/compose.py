@@ -91,13 +91,22 @@ class Composed:
         """Return the content for `dicom-node study --json`."""
         return to_ledger(self.prediction, self.cart, self.loops)
 
-    def keep(self, store: InstanceStore, study_uid: UID) -> WrittenReport:
+    def keep(self, store: InstanceStore, study_uid: UID, step: Callable[[], None] = lambda: None) -> WrittenReport:
         """Make the pictures and the report safe; return what the ledger keeps of the files.
+
+        Args:
+            store: where.
+            study_uid: whose they are.
+            step: called before each file.
 
         Raises:
             OutOfSpace, StoreError: the report is not kept.
         """
-        paths = [store.keep_picture(study_uid, one.sop_instance_uid, one.part10) for one in self.pictures]
+        paths = []
+        for one in self.pictures:
+            step()
+            paths.append(store.keep_picture(study_uid, one.sop_instance_uid, one.part10))
+        step()
         return self._written(store.keep_report(self.document.sop_instance_uid, self.document.part10), paths)
 
     @contextmanager

@@ -16,6 +16,7 @@ from dicom_node.clock import Clock
 from dicom_node.ledger import studies
 from dicom_node.ledger.engine import Sessions, insert_or_ignore, reading
 from dicom_node.ledger.schema import Instance, InstanceState, Result, Study, StudyState
+from dicom_node.store import Content
 
 MAX_ATTEMPTS = 3
 """Claims of one instance, or of one revision's report, before it is given up."""
@@ -32,6 +33,7 @@ class Claimed:
     sop_instance_uid: str
     path: str
     """Relative to data_dir."""
+    content: Content
     attempt: int
     """1 at the first claim."""
     token: str
@@ -64,15 +66,25 @@ def make_token(owner: str) -> str:
     return f"{owner[:_OWNER_CHARACTERS]}/{uuid.uuid4().hex}"
 
 
-def claim(sessions: Sessions, study_id: int, owner: str, limit: int, lease: timedelta, clock: Clock) -> list[Claimed]:
+def claim(
+    sessions: Sessions,
+    study_id: int,
+    owner: str,
+    limit: int,
+    lease: timedelta,
+    clock: Clock,
+    *,
+    only_shared: bool = False,
+) -> list[Claimed]:
     """Lease up to `limit` waiting instances of a study, loops first; each attempt is counted before data is touched.
 
     An instance whose earlier attempt ended without an answer comes last and alone: should it kill the worker
-    again, it takes no neighbour with it. Empty list: nothing to do now.
+    again, it takes no neighbour with it. Empty list: nothing to do now. `only_shared`: none that is not in the object
+    store yet.
     """
     token = make_token(owner)
     with sessions.begin() as session:
-        ids = _waiting(session, study_id, limit)
+        ids = _waiting(session, study_id, limit, only_shared)
         if not ids:
             return []
         rows = session.execute(
@@ -84,17 +96,31 @@ def claim(sessions: Sessions, study_id: int, owner: str, limit: int, lease: time
                 lease_token=token,
                 lease_until=clock() + lease,
             )
-            .returning(Instance.id, Instance.sop_instance_uid, Instance.path, Instance.attempts)
+            .returning(
+                Instance.id,
+                Instance.sop_instance_uid,
+                Instance.path,
+                Instance.sha256,
+                Instance.num_bytes,
+                Instance.attempts,
+            )
             .execution_options(synchronize_session=False)
         ).all()
     order = {instance_id: position for position, instance_id in enumerate(ids)}
     return [
-        Claimed(instance_id=id_, sop_instance_uid=sop, path=path, attempt=attempt, token=token)
-        for id_, sop, path, attempt in sorted(rows, key=lambda row: order[row[0]])
+        Claimed(
+            instance_id=id_,
+            sop_instance_uid=sop,
+            path=path,
+            content=Content(sha256=sha256, num_bytes=num_bytes),
+            attempt=attempt,
+            token=token,
+        )
+        for id_, sop, path, sha256, num_bytes, attempt in sorted(rows, key=lambda row: order[row[0]])
     ]
 
 
-def _waiting(session: Session, study_id: int, limit: int) -> Sequence[int]:
+def _waiting(session: Session, study_id: int, limit: int, only_shared: bool) -> Sequence[int]:
     waiting = (
         select(Instance.id)
         .join(Study, Study.id == Instance.study_id)
@@ -106,6 +132,8 @@ def _waiting(session: Session, study_id: int, limit: int) -> Sequence[int]:
         )
         .with_for_update(skip_locked=True, of=Instance)
     )
+    if only_shared:
+        waiting = waiting.where(Instance.shared_at.is_not(None))
     fresh = waiting.where(Instance.attempts == 0).order_by(Instance.is_loop.desc(), Instance.id).limit(limit)
     tried = waiting.where(Instance.attempts > 0).order_by(Instance.attempts, Instance.id).limit(1)
     return session.scalars(fresh).all() or session.scalars(tried).all()

@@ -27,6 +27,7 @@ from dicom_node.ledger.schema import (
     StudyState,
 )
 from dicom_node.report.findings import Predecessor
+from dicom_node.store import Content
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,7 @@ class JobInstance:
     transfer_syntax_uid: str
     path: str
     """Relative to data_dir; empty: retention removed the file."""
+    content: Content
     num_frames: int | None
     state: InstanceState
     """ANALYSED, NOT_ANALYSED or FAILED."""
@@ -318,6 +320,7 @@ def _instances(session: Session, study_id: int, ensemble_digest: str) -> tuple[J
             series_instance_uid=instance.series_instance_uid,
             transfer_syntax_uid=instance.transfer_syntax_uid,
             path=instance.path,
+            content=Content(sha256=instance.sha256, num_bytes=instance.num_bytes),
             num_frames=instance.num_frames,
             state=InstanceState(instance.state),
             reason_code=instance.reason_code,

@@ -21,6 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _IS_CURRENT = text("is_current")
 _HAS_IMAGES = text("purged_at IS NULL")
+_IS_UNSHARED = text("shared_at IS NULL")
 
 
 class StudyState(StrEnum):
@@ -189,6 +190,8 @@ class Instance(Table):
             sqlite_where=_IS_CURRENT,
             postgresql_where=_IS_CURRENT,
         ),
+        # Looked for ten times a second where there is an object store; in the long run nearly all are in it.
+        Index("instance_unshared", "state", "id", sqlite_where=_IS_UNSHARED, postgresql_where=_IS_UNSHARED),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -217,6 +220,9 @@ class Instance(Table):
     reason_code: Mapped[str | None] = mapped_column(String(40))
     reason: Mapped[str | None] = mapped_column(Text)
     """Why it was not analysed, in words a cardiologist understands."""
+    shared_at: Mapped[datetime | None]
+    """When its file was in the object store, or had been removed before it came there; None: it is to be put there, if
+    there is an object store."""
 
 
 class Result(Table):

@@ -3,12 +3,13 @@ go out as the worker has written them."""
 
 from bisect import bisect_right
 from http import HTTPStatus
+from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
 from dicom_node.cine_file import CineFile, document, open_cine, still
-from dicom_node.errors import UnreadableCine
+from dicom_node.errors import StoreError, UnreadableCine
 from dicom_node.identity import UID
 from dicom_node.ledger.contents import Contents, contents, path_of
 from dicom_node.ledger.engine import Sessions
@@ -65,7 +66,7 @@ def cine_routes(*, sessions: Sessions, store: InstanceStore) -> APIRouter:
         found = held.picture(sop_uid)
         if found is None or not found.path:
             raise _nothing()
-        path = store.path(found.path)
+        path = _at_hand(store, found.path)
         try:
             if found.kind == PictureKind.SUMMARY:
                 return Response(still(path), media_type=_JPEG)
@@ -90,8 +91,15 @@ def _preview(sessions: Sessions, store: InstanceStore, study_uid: UID, sop_uid: 
     if not path:
         raise _nothing()
     try:
-        return open_cine(store.path(preview_path(path)))
+        return open_cine(_at_hand(store, preview_path(path)))
     except UnreadableCine as error:
+        raise _nothing() from error
+
+
+def _at_hand(store: InstanceStore, relative: str) -> Path:
+    try:
+        return store.fetch(relative)
+    except StoreError as error:
         raise _nothing() from error
 
 
@@ -102,8 +110,8 @@ def _attention(study_uid: UID, held: Contents, store: InstanceStore, sop_uid: st
     if picture is None or not picture.path:
         return None
     try:
-        return open_cine(store.path(picture.path))
-    except UnreadableCine:
+        return open_cine(store.fetch(picture.path))
+    except (UnreadableCine, StoreError):
         return None
 
 

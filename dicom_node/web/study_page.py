@@ -6,7 +6,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
-from dicom_node.errors import UnreadableReport
+from dicom_node.errors import StoreError, UnreadableReport
 from dicom_node.identity import UID
 from dicom_node.ledger.contents import Contents, contents
 from dicom_node.ledger.engine import Sessions
@@ -95,8 +95,8 @@ def _study(sessions: Sessions, uid: str) -> tuple[UID, StudyJson, Contents]:
 
 def _outline(store: InstanceStore, path: str) -> Item | None:
     try:
-        return read_outline(store.path(path))
-    except UnreadableReport:
+        return read_outline(store.fetch(path))
+    except (UnreadableReport, StoreError):
         return None
 
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dicom_node.errors import ObjectsUnavailable
 from dicom_node.identity import UID, result_uid
 from dicom_node.ledger.contents import Contents, Held, Reported
 from dicom_node.ledger.schema import InstanceState
 from dicom_node.report.findings import SCALES, PictureKind
-from dicom_node.store import InstanceStore, preview_path
+from dicom_node.store import PICTURES, PREVIEWS, InstanceStore, preview_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +62,14 @@ def study_view(study_uid: UID, held: Contents, store: InstanceStore) -> StudyVie
     findings: Mapping[str, Any] = newest.findings if newest else {}
     numbered = {one["sop_instance_uid"]: (place, one) for place, one in enumerate(_loop_findings(findings), start=1)}
     numbers = {uid: place for uid, (place, _) in numbered.items()}
+    kept = _shared(study_uid, store)
     loops = [
         ShownLoop(
             number=numbers.get(one.sop_instance_uid),
             held=one,
             finding=numbered[one.sop_instance_uid][1] if one.sop_instance_uid in numbered else {},
-            has_preview=bool(one.path) and store.exists(preview_path(one.path)),
-            attention=_attention(study_uid, one, newest, store),
+            has_preview=bool(one.path) and (preview_path(one.path) in kept or store.exists(preview_path(one.path))),
+            attention=_attention(study_uid, one, newest, store, kept),
         )
         for one in held.instances
         if one.state is InstanceState.ANALYSED
@@ -97,13 +99,23 @@ def _loop_findings(findings: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def _attention(study_uid: UID, held: Held, newest: Reported | None, store: InstanceStore) -> str | None:
+def _shared(study_uid: UID, store: InstanceStore) -> set[str]:
+    """Return the previews and pictures that the object store has; none while it is away: the page comes without."""
+    folders = (f"{folder}/{study_uid}" for folder in (PREVIEWS, PICTURES))
+    try:
+        return {f"{folder}/{name}" for folder in folders for name in store.shared_names(folder)}
+    except ObjectsUnavailable:
+        return set()
+
+
+def _attention(study_uid: UID, held: Held, newest: Reported | None, store: InstanceStore, kept: set[str]) -> str | None:
     """Return the SOP Instance UID of the picture with the attention over a loop; None: there is none, or no more."""
     if newest is None:
         return None
     wanted = attention_uid(study_uid, newest, held.sop_instance_uid)
     found = next((one for one in newest.pictures if one.sop_instance_uid == wanted), None)
-    return wanted if found is not None and found.path and store.exists(found.path) else None
+    is_kept = found is not None and bool(found.path) and (found.path in kept or store.exists(found.path))
+    return wanted if is_kept else None
 
 
 def _scale(result: Mapping[str, Any]) -> Scale | None:

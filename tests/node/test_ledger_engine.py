@@ -59,6 +59,8 @@ def test_a_ledger_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(e
             connection.execute(text(f"DROP TABLE {table}"))
         for column in ("manifest_at", "committed_at"):
             connection.execute(text(f"ALTER TABLE study DROP COLUMN {column}"))
+        connection.execute(text("DROP INDEX instance_unshared"))
+        connection.execute(text("ALTER TABLE instance DROP COLUMN shared_at"))
         connection.execute(text("DROP INDEX delivery_by_state"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     close_ledger(sessions)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, text
 from dicom_node.commitment import Reference, Report, Request
 from dicom_node.completion import tick
 from dicom_node.identity import UID
-from dicom_node.ledger import claims, commitments, condition, future, outbox, pledges
+from dicom_node.ledger import claims, commitments, condition, future, outbox, pledges, shares
 from dicom_node.ledger.dead_letters import dead_letters
 from dicom_node.ledger.engine import Sessions, close_ledger, open_ledger
 from dicom_node.retention import purge
@@ -149,6 +149,25 @@ def test_retention_looks_only_at_what_is_old_and_has_its_images(
 
     assert found == ["SEARCH study USING INDEX study_by_delivery (state=? AND delivered_at>? AND delivered_at<?)"]
     assert index.endswith("WHERE purged_at IS NULL")
+
+
+def test_what_the_object_store_has_is_not_looked_at_again(lite: Sessions) -> None:
+    with noted(lite) as statements:
+        shares.unshared(lite, 16)
+        shares.unshared(lite, 16, {1})
+    found = [step for _, step in plans(lite, statements) if " instance " in step]
+    with lite() as session:
+        index = session.scalar(text("SELECT sql FROM sqlite_master WHERE name = 'instance_unshared'"))
+
+    assert (
+        found
+        == [
+            "SEARCH instance USING INDEX instance_unshared (state=?)",
+            "SCAN instance USING INDEX instance_unshared",  # of what it has not got: no more is in the index
+        ]
+        * 2
+    )
+    assert index.endswith("WHERE shared_at IS NULL")
 
 
 def test_a_read_of_a_whole_table_would_be_seen(lite: Sessions) -> None:

@@ -36,7 +36,7 @@ def secret_keys() -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def content() -> dict[str, dict[str, str]]:
     """A configuration in which each secret is set."""
-    made: dict[str, dict[str, str]] = {}
+    made: dict[str, dict[str, str]] = {"objects": {"url": "s3://echo", "key": "echo"}}  # or it would have no effect
     for section, name in secret_keys():
         made.setdefault(section, {})[name] = SAMPLES.get(f"{section}.{name}", SECRET)
     return made
@@ -44,7 +44,7 @@ def content() -> dict[str, dict[str, str]]:
 
 def test_the_secrets_are_known() -> None:
     """Whatever else is one is found by its type."""
-    assert {("database", "url"), ("broker", "url"), ("web", "token")} <= {*secret_keys()}
+    assert {("database", "url"), ("broker", "url"), ("web", "token"), ("objects", "secret")} <= {*secret_keys()}
 
 
 def test_no_representation_of_the_settings_shows_one(content: dict[str, dict[str, str]]) -> None:
