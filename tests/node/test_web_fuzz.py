@@ -34,7 +34,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 REPORTED = UID("1.2.826.0.1.77")
 LEFT_ALONE = UID("1.2.826.0.1.78")
 """A study that failed and that nobody may take up."""
-HOST = {"Host": "127.0.0.1"}
+HOST = {"host": "127.0.0.1"}
 OPERATIONS = (
     "GET /healthz",
     "GET /metrics",
