@@ -223,7 +223,11 @@ def test_when_the_node_itself_is_killed_nothing_is_left(node: Served) -> None:
     node.process.kill()
     node.process.wait(10)
 
-    wait_for_end(children)
+    try:
+        wait_for_end(children)
+    finally:
+        for pid in filter(is_running, children):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_an_association_that_runs_is_finished_first(bare: Served) -> None:

@@ -62,7 +62,8 @@ def is_open(connection: socket.socket) -> bool:
 
 
 def test_two_hundred_idle_connections_keep_nobody_out(serve: Serve) -> None:
-    site = serve(token=TOKEN)
+    """Twice as many as the page holds."""
+    site = serve(Limits(max_connections=100), token=TOKEN)
     with ExitStack() as stack:
         for _ in range(200):
             stack.enter_context(site.connect())

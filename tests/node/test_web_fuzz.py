@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -34,7 +34,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 REPORTED = UID("1.2.826.0.1.77")
 LEFT_ALONE = UID("1.2.826.0.1.78")
 """A study that failed and that nobody may take up."""
-HOST = {"Host": "127.0.0.1"}
+HOST = {"host": "127.0.0.1"}
 OPERATIONS = (
     "GET /healthz",
     "GET /metrics",
@@ -173,6 +173,7 @@ NAMES = ("origin", "sec-fetch-site", "cookie", "accept", "content-type", "author
 
 
 @settings(max_examples=100, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@example(method="GET", path="/", headers={"host": "["}, body=b"", has_login=False)
 @given(
     method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH"]),
     path=st.one_of(st.sampled_from(PATHS), st.text(max_size=30).map(lambda text: f"/{quote(text)}")),

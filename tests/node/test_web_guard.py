@@ -60,6 +60,14 @@ def raw(site: Site, request: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+def answered(received: bytes) -> httpx.Response:
+    """Return what came, as an answer."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode().splitlines() or ["nothing 0"]
+    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    return httpx.Response(int(first.split()[1]), headers=headers, content=body)
+
+
 # --- the token ---
 
 
@@ -385,18 +393,18 @@ def test_a_mistake_of_ours_shows_nothing_of_itself(serve: Serve, arrivals: Arriv
 
 
 def test_what_is_no_http_gets_one_answer_with_the_same_headers(serve: Serve) -> None:
-    head, _, body = raw(serve(), b"\x16\x03\x01 no http\r\n\r\n").partition(b"\r\n\r\n")
-    lines = head.decode().splitlines()
+    answer = answered(raw(serve(), b"\x16\x03\x01 no http\r\n\r\n"))
 
-    assert lines[0] == "HTTP/1.1 400 Bad Request"
-    assert_safe(httpx.Response(400, headers=[tuple(line.split(": ", 1)) for line in lines[1:]]))
-    assert body == b""
+    assert (answer.status_code, answer.content) == (400, b"")
+    assert_safe(answer)
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_that_is_too_long_is_not_read_to_its_end(serve: Serve, is_chunked: bool) -> None:
-    content: Any = iter([b"x" * 1024] * 65) if is_chunked else b"x" * (MAX_BODY + 1)
-    answer = serve().client.post("/login", content=content)
+    """Its end never comes."""
+    length = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % (2 * MAX_BODY)
+    begun = (b"%x\r\n" % (2 * MAX_BODY) if is_chunked else b"") + b"x" * (MAX_BODY + 1)
+    answer = answered(raw(serve(), b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\n%b\r\n\r\n%b" % (length, begun)))
 
     assert answer.status_code == 413
     assert answer.headers["connection"] == "close"

@@ -176,6 +176,8 @@ def test_a_report_that_the_disk_does_not_take_waits_and_no_attempt_is_counted(
 
     assert (waiting["state"], waiting["error"]) == ("analysing", None)
     assert "put off" in waiting["history"][-1]["detail"]
+    begun = {line["detail"] for line in waiting["history"] if line["event"] == "reporting"}
+    assert begun == {"revision 1, attempt 1"}
     assert [line["event"] for line in logs].count("report_not_kept") == claims.MAX_ATTEMPTS + 1
     assert shown(study, sessions)["state"] == "delivering"
 
