@@ -54,10 +54,11 @@ def tried(folder: Path, guard: Guard) -> tuple[str, str]:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return "seen to fail", f"no end in {PATIENCE} s"
-    if ran.returncode == SEEN:
+    # Not every exit code of 1: a warning at the end of a session is one, too.
+    if ran.returncode == SEEN and " failed" in ran.stdout:
         return "seen to fail", next(iter(re.findall(r"^E\s+(.{1,120})", ran.stdout, re.MULTILINE)), "")
-    if ran.returncode == 0:
-        return "SURVIVED", "skipped" if " skipped" in ran.stdout.splitlines()[-1] else ""
+    if ran.returncode in (0, SEEN):
+        return "SURVIVED", "skipped" if " skipped" in ran.stdout else ""
     return "BROKEN", (ran.stdout + ran.stderr).strip().splitlines()[-1][:200]
 
 
