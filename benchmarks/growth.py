@@ -22,7 +22,7 @@ import httpx
 import psycopg
 import structlog
 from side_by_side import Results, Side, parser, same_work, seconds
-from sqlalchemy import Column, Engine, Integer, delete, func, select, text
+from sqlalchemy import Column, Connection, Engine, Integer, delete, func, select, text
 
 from dicom_node.acceptor import listen
 from dicom_node.broker import EmbeddedBroker
@@ -165,6 +165,13 @@ class Node:
         with reading(self.sessions) as session:
             return session.scalar(select(func.count()).select_from(Study)) or 0
 
+    def num_bytes(self) -> int:
+        """Return the size of the ledger, indexes included."""
+        is_sqlite = self.sessions.kw["bind"].dialect.name == "sqlite"
+        pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        with reading(self.sessions) as session:
+            return int(session.scalar(text(pages if is_sqlite else "SELECT pg_database_size(current_database())")))
+
 
 # --- many studies ---
 
@@ -174,7 +181,7 @@ def fill(node: Node, num_studies: int) -> None:
     engine: Engine = node.sessions.kw["bind"]
     is_sqlite = engine.dialect.name == "sqlite"
     numbers = f"n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {num_studies - 1})"
-    with engine.begin() as connection:
+    with engine.begin() as connection, _patient(connection):
         for table in Table.metadata.sorted_tables if num_studies > 1 else ():
             names = ", ".join(column.name for column in table.columns)
             values = ", ".join(_copied(column, is_sqlite=is_sqlite) for column in table.columns)
@@ -183,10 +190,23 @@ def fill(node: Node, num_studies: int) -> None:
             if "id" in table.columns and not is_sqlite:
                 connection.execute(text(f"SELECT setval('{table.name}_id_seq', {num_studies * STRIDE})"))
     if not is_sqlite:  # as its autovacuum would, in a minute
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection, _patient(connection):
             connection.execute(text("VACUUM ANALYZE"))
     node.num_filled = num_studies
     same_work(node.size() == num_studies, f"{node.size()} studies, not {num_studies}")
+
+
+@contextmanager
+def _patient(connection: Connection) -> Iterator[None]:
+    """Let a connection to PostgreSQL wait for as long as it takes to add 100,000 studies at once: no node does that."""
+    driver = connection.connection.driver_connection
+    if isinstance(driver, psycopg.Connection):
+        driver.answer_seconds = 600.0  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if isinstance(driver, psycopg.Connection):
+            driver.answer_seconds = None  # type: ignore[attr-defined]
 
 
 def _copied(column: Column[object], *, is_sqlite: bool) -> str:
@@ -335,6 +355,8 @@ def compare(
             )
 
         small, large, of_small = nodes[SMALL], nodes[largest], f"{SMALL} studies"
+        results.measure(f"{engine}: the ledger's size, a study of {LOOPS} loops",
+                        [(large.num_bytes() - small.num_bytes()) / (largest - SMALL) / 1000], unit="kB")  # fmt: skip
         for size in sizes[1:]:
             row(f"a study's whole way, {size:,} studies in the ledger", nodes[size].cost_of_a_study,
                 small.cost_of_a_study, of_small)  # fmt: skip

@@ -1,6 +1,8 @@
 """Run every benchmark and write docs/benchmarks.md: what this prints is what the page says.
 
-python benchmarks/run.py [NAME ...] [--page docs/benchmarks.md]
+Of those that are named, the sections of the page are written anew, and the others stay.
+
+    python benchmarks/run.py [NAME ...] [--page docs/benchmarks.md]
 """
 
 import argparse
@@ -25,6 +27,7 @@ NOT_RUN = {"run", "serving", "side_by_side"}
 LIMIT = 900
 """Seconds of one benchmark."""
 _HEAD = ("| claim | ours | peer | median [quartiles] | samples | to reach |", "|---|---|---|---|---|---|")
+_YES, _NO = ": yes |", ": **no** |"
 VERSIONS = ("torch", "torchvision", "pynetdicom", "pydicom", "transformers", "celery", "sqlalchemy", "decord2")
 
 
@@ -59,40 +62,45 @@ def run(path: Path) -> Ran:
     return ran
 
 
-def page(every: list[Ran]) -> str:
-    """Return the page."""
-    num_rows = sum(bool(row["reach"]) for ran in every for row in ran.rows)
-    num_reached = sum(row["is_reached"] for ran in every for row in ran.rows if row["reach"])
-    lines = [
+def page(sections: dict[str, str]) -> str:
+    """Return the page, of these sections by the name of their benchmark."""
+    lines = "\n".join(sections.values()).splitlines()
+    num_reached, num_missed = (sum(line.endswith(end) for line in lines) for end in (_YES, _NO))
+    head = [
         "# Benchmarks",
         "",
         "Written by `make bench`; not by hand. Each line is one claim: ours and a named peer, measured in turn in one",
         "run (A B, B A, ...). The ratio is the median of the pairs' ratios, with their quartiles. Of a claim that is",
         "no ratio the figure itself is given, as reached or not.",
         "",
-        f"On {_machine()}, {time.strftime('%Y-%m-%d')}: {num_reached} of {num_rows} aims reached.",
+        f"On {_machine()}: {num_reached} of {num_reached + num_missed} aims reached.",
         "",
         f"Python {platform.python_version()}, {', '.join(_versions())}.",
     ]
-    for ran in every:
-        lines += [
-            "",
-            f"## {ran.name}",
-            "",
-            ran.first_line,
-            "",
-            f"`python benchmarks/{ran.name}.py`: {ran.seconds:.0f} s",
-        ]
-        if ran.failure:
-            lines += ["", f"**It failed:** {ran.failure}"]
-        if ran.rows:
-            lines += [
-                "",
-                "| claim | ours | peer | median [quartiles] | samples | to reach |",
-                "|---|---|---|---|---|---|",
-            ]
-            lines += [_line(row) for row in ran.rows]
+    return "\n".join([*head, *(sections[name] for name in sorted(sections))])
+
+
+def section(ran: Ran) -> str:
+    """Return what the page says of one benchmark."""
+    lines = [
+        "",
+        f"## {ran.name}",
+        "",
+        ran.first_line,
+        "",
+        f"`python benchmarks/{ran.name}.py`, {time.strftime('%Y-%m-%d')}: {ran.seconds:.0f} s",
+    ]
+    if ran.failure:
+        lines += ["", f"**It failed:** {ran.failure}"]
+    if ran.rows:
+        lines += ["", *_HEAD, *(_line(row) for row in ran.rows)]
     return "\n".join([*lines, ""])
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """Return the sections of a page as it was written."""
+    _, *parts = text.split("\n## ")
+    return {part.partition("\n")[0]: f"\n## {part.rstrip()}\n" for part in parts}
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -133,7 +141,8 @@ def main() -> int:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(found)}")
     every = [run(found[name]) for name in options.names or found]
     if options.page:
-        options.page.write_text(page(every))
+        kept = sections_of(options.page.read_text()) if options.names and options.page.exists() else {}
+        options.page.write_text(page(kept | {ran.name: section(ran) for ran in every}))
     for ran in every:
         if ran.failure:
             print(f"{ran.name} failed: {ran.failure}", file=sys.stderr)

@@ -175,7 +175,7 @@ def test_a_disk_that_does_not_give_an_instance_now_moves_none(node: Node) -> Non
         cart.ask(association, [ONE])
         told = cart.hear()
     still_there = path.is_symlink()
-    path.unlink()
+    path.unlink(missing_ok=True)
     kept.rename(path)
 
     assert told.failed == {ONE[1]: 0x0110}
