@@ -74,6 +74,11 @@ def page(sections: dict[str, str]) -> str:
         "no ratio the figure itself is given, as reached or not.",
         "",
         f"On {_machine()}: {num_reached} of {num_reached + num_missed} aims reached.",
+        *(
+            [f"**Not measured:** {', '.join(missing)}."]
+            if (missing := sorted(set(_benchmarks()) - set(sections)))
+            else []
+        ),
         "",
         f"Python {platform.python_version()}, {', '.join(_versions())}.",
     ]
@@ -101,6 +106,10 @@ def sections_of(text: str) -> dict[str, str]:
     """Return the sections of a page as it was written."""
     _, *parts = text.split("\n## ")
     return {part.partition("\n")[0]: f"\n## {part.rstrip()}\n" for part in parts}
+
+
+def _benchmarks() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(HERE.glob("*.py")) if path.stem not in NOT_RUN}
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -135,7 +144,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--page", type=Path, help="write this page")
     options = parser.parse_args()
-    found = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.stem not in NOT_RUN}
+    found = _benchmarks()
     unknown = set(options.names) - set(found)
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(found)}")
