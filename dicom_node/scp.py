@@ -399,7 +399,10 @@ def _uid(value: object) -> UID | None:
 def _patient_id(found: Mapping[int, str]) -> str:
     value = found.get(wire.PATIENT_ID, "").encode("ascii", "surrogateescape")
     character_sets = found.get(wire.CHARACTER_SET, "").encode("ascii", "surrogateescape").decode("ascii", "replace")
-    return decode_bytes(value, convert_encodings(character_sets.split("\\")), set()).strip()
+    try:
+        return decode_bytes(value, convert_encodings(character_sets.split("\\")), set()).strip()
+    except (LookupError, ValueError):  # a character set that is no name of one, such as one with a null in it
+        return value.decode("ascii", "replace").strip()
 
 
 def _number(text: str | None) -> int | None:

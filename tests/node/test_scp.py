@@ -1,6 +1,7 @@
 """What a peer is told of each C-STORE, and what is on the disk by then."""
 
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,19 @@ def test_a_data_set_that_is_another_instance_than_the_command_says_is_refused(no
     assert (response.status, response.offending) == (0xA900, 0x00080018)
     assert len(node.receiver.quarantined) == 1
     assert node.rows() == []
+
+
+@pytest.mark.parametrize("character_set", [b"\xff\xff\x00\x1b", b"rot13 ", b"undefined "])
+def test_a_character_set_that_is_none_costs_no_instance(node: Node, peer: WirePeer, character_set: bytes) -> None:
+    """It is asked for the Patient ID of the audit trail alone; noise on the files found it."""
+    content = encoded(loop())
+    header = struct.pack("<HH2sH", 0x0008, 0x0005, b"CS", len(character_set)) + character_set
+    before = content.index(struct.pack("<HH2s", 0x0008, 0x0016, b"UI"))
+
+    response = peer.store(content[:before] + header + content[before:])
+
+    assert response.status == 0x0000
+    assert len(node.rows()) == 1
 
 
 def test_a_data_set_of_another_class_than_the_command_says_is_refused(node: Node, peer: WirePeer) -> None:
