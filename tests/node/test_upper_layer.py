@@ -121,6 +121,8 @@ def heard_by_pynetdicom(tmp_path: Path, inbox: Inbox, send: Callable[[WirePeer, 
         WirePeer(receiver.port) as peer,
     ):
         peer.associate()
+        (association,) = receiver.acceptor.server.active_associations
+        wait_until(lambda: association.is_established)  # what comes a moment before is pynetdicom's
         send(peer, receiver)
         assert peer.response().status == 0x0000
     return heard
