@@ -170,7 +170,7 @@ def test_a_container_does_not_run_as_root(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_a_container_installs_extras_that_exist(path: Path) -> None:
     """Pip only warns of an unknown extra."""
-    extras = re.findall(r"whl\)\[([a-z,]+)\]", path.read_text())
+    extras = re.findall(r"whl\)\[([a-z0-9,]+)\]", path.read_text())
 
     assert extras
     assert set(extras[0].split(",")) <= set(_pyproject()["project"]["optional-dependencies"])
