@@ -261,7 +261,7 @@ def _assert_unharmed(
         assert peer.store(_GOOD, "1.2.3.4.5", context=3).status == 0x0000, where
         peer.release()
     spare = 4  # a connection to the broker, a file of the ledger
-    waiters = AT_ONCE  # threads that wait for a busy disk beside another; they stay, and are no more than peers at a time
+    waiters = AT_ONCE  # threads that waited for a busy disk stay: no more than there were peers at a time
     _wait_until(
         lambda: all(
             threads <= base[1] + spare + waiters and files <= base[2] + spare * 4
