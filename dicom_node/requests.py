@@ -2,12 +2,13 @@
 answered here (PS3.7).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from pydicom import Dataset
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import (
+    C_ECHO,
     C_FIND,
     C_GET,
     C_MOVE,
@@ -25,12 +26,13 @@ from dicom_node.errors import InvalidUID
 from dicom_node.identity import UID, parse_uid
 from dicom_node.report.header import DAMAGE
 from dicom_node.scp import StoreStatus
-from dicom_node.services import STORAGE_COMMITMENT
+from dicom_node.services import STORAGE_COMMITMENT, VERIFICATION
 
 log = structlog.get_logger(__name__)
 
 _PRIORITIES = (0, 1, 2)  # PS3.7 table E.1-1
 _UNRECOGNISED = 0x0211  # PS3.7 C.5.24: unrecognized operation
+_NOT_SUPPORTED = 0x0122  # PS3.7 C.5.6: SOP class not supported
 _PRIMITIVES: Mapping[str, type[DIMSEPrimitive]] = {
     one.__name__: one
     for one in (C_STORE, C_FIND, C_GET, C_MOVE, N_ACTION, N_CREATE, N_DELETE, N_EVENT_REPORT, N_GET, N_SET)
@@ -43,8 +45,10 @@ def on_dimse_message(event: evt.Event, refused: Callable[[int], None] = lambda _
     `refused` hears the status of each C-STORE that is refused here."""
     message = event.message
     kind = type(message).__name__
-    if not kind.endswith("_RQ") or not _is_readable(message.command_set):
+    number = _number(message.command_set)
+    if not kind.endswith("_RQ") or number is None:
         return  # pynetdicom drops it, or ends the association
+    message.command_set.MessageID = number
     is_commitment = STORAGE_COMMITMENT in (
         str(one.abstract_syntax) for one in event.assoc.accepted_contexts if one.context_id == message.context_id
     )
@@ -52,7 +56,12 @@ def on_dimse_message(event: evt.Event, refused: Callable[[int], None] = lambda _
         return  # it has handlers of its own
     if kind == "C_STORE_RQ" and not is_commitment:
         _check_store(event, refused)
-    elif kind not in ("C_ECHO_RQ", "C_CANCEL_RQ"):
+    elif kind == "C_ECHO_RQ":
+        if message.command_set.get("AffectedSOPClassUID") != VERIFICATION:
+            # pynetdicom serves by the SOP class: one of storage would lead to the service of C-STORE.
+            log.warning("request_refused", kind=kind)
+            _drop(event, C_ECHO(), _NOT_SUPPORTED, "the SOP class of C-ECHO is Verification")
+    elif kind != "C_CANCEL_RQ":
         # Else it would call the handler of C-STORE with a C-FIND on a storage context.
         log.warning("request_refused", kind=kind)
         _drop(event, _PRIMITIVES[kind.removesuffix("_RQ")](), _UNRECOGNISED, "the node serves C-STORE and C-ECHO")
@@ -87,13 +96,16 @@ def _drop(event: evt.Event, response: DIMSEPrimitive, status: int, comment: str)
     del command.MessageID
 
 
-def _is_readable(command: Dataset) -> bool:
-    """Return whether every element has a value of its kind, and the message a number to answer to."""
+def _number(command: Dataset) -> int | None:
+    """Return the number to answer to, of several the first, as pynetdicom takes it; None: there is none, or an element
+    has no value of its kind."""
     try:
         values = {element.keyword: element.value for element in command}
     except DAMAGE:
-        return False
-    return isinstance(values.get("MessageID"), int)
+        return None
+    number = values.get("MessageID")
+    first = number[0] if isinstance(number, Sequence) and number else number
+    return first if isinstance(first, int) else None
 
 
 def _flaw(command: Dataset) -> str | None:

@@ -60,6 +60,32 @@ def test_what_the_node_does_not_serve_is_answered_and_the_association_goes_on(re
     assert [line["event"] for line in logs if line["log_level"] == "error"] == []
 
 
+@pytest.mark.parametrize("field", [0x0140, 0x0100, 0x0020])
+def test_a_request_of_two_numbers_is_one_of_the_first(receiver: Receiver, field: int) -> None:
+    """As pynetdicom takes it: an N-CREATE of a storage class reached the C-STORE handler. Noise found it."""
+    with WirePeer(receiver.port) as peer, capture_logs() as logs:
+        peer.associate()
+        peer.socket.sendall(p_data(_request(field, number=b"\x05\0\x06\0"), is_command=True))
+        status = peer.response().status
+        after = peer.store(encoded(loop())).status
+
+    assert (status, after) == (0x0211, 0x0000)
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == []
+
+
+def test_an_echo_of_a_storage_class_is_answered_as_none_and_stores_nothing(receiver: Receiver) -> None:
+    """pynetdicom serves a request by its SOP class: it reached the handler of C-STORE. Noise on the socket found it."""
+    with WirePeer(receiver.port) as peer, capture_logs() as logs:
+        peer.associate((US_MULTIFRAME, (EXPLICIT_LITTLE,)), (VERIFICATION, (IMPLICIT_LITTLE,)))
+        peer.socket.sendall(p_data(_request(0x0030), is_command=True))
+        answer = peer.response()
+        after = peer.echo(context=3), peer.store(encoded(loop())).status
+
+    assert answer.status == 0x0122
+    assert after == (0x0000, 0x0000)
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == []
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("element", [0x0110, 0x0700], ids=["message", "priority"])
 def test_a_number_of_one_byte_in_a_command_ends_its_association_alone(
@@ -288,11 +314,11 @@ def _store(receiver: Receiver, content: bytes) -> int:
         return peer.store(content).status
 
 
-def _request(field: int) -> bytes:
+def _request(field: int, number: bytes = b"\x05\0") -> bytes:
     has_requested = field in (0x0110, 0x0120, 0x0130, 0x0150)
     uid = US_MULTIFRAME.encode() + b"\0" * (len(US_MULTIFRAME) % 2)
     elements = {0x0003 if has_requested else 0x0002: uid, 0x0100: struct.pack("<H", field)}
-    elements |= {0x0110: b"\x05\0", 0x0800: b"\x01\x01"}
+    elements |= {0x0110: number, 0x0800: b"\x01\x01"}
     body = b"".join(struct.pack("<HHL", 0, tag, len(value)) + value for tag, value in sorted(elements.items()))
     return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
 
