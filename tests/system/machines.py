@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.binaries import missing, require_binary
 
-_NETWORK = "10.213.7"
+_NETWORK = f"10.213.{os.getpid() % 251}"  # of this process: others on this machine may have networks at the same time
 
 
 @dataclass(frozen=True, kw_only=True)
