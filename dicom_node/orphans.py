@@ -65,12 +65,12 @@ def orphans(
 def missing(sessions: Sessions, store: InstanceStore) -> Iterator[str]:
     """Yield the path of every row whose file is not there although retention did not remove it; where there is an
     object store, reports and their pictures need be nowhere else."""
-    own = (
-        (Instance, select(Instance.id, Instance.path).join(Study).where(Study.purged_at.is_(None))),
+    received = (Instance, select(Instance.id, Instance.path).join(Study).where(Study.purged_at.is_(None)))
+    written = (
         (Picture, select(Picture.id, Picture.path).join(Report).join(Study).where(Study.purged_at.is_(None))),
         (Report, select(Report.id, Report.path)),
     )
-    for table, statement in own[: 1 if store.is_shared else None]:
+    for table, statement in (received, *(() if store.is_shared else written)):
         last = 0
         while rows := _some(sessions, statement.where(table.id > last, table.path != "").order_by(table.id)):
             yield from (path for _, path in rows if not store.exists(path))

@@ -74,10 +74,10 @@ def _path(one: JobInstance, borrow: Borrow, sessions: Sessions) -> Path:
 
 
 def _earlier(report: EarlierReport | None, borrow: Borrow, *, is_needed: bool) -> Earlier | None:
-    """Return the report before this one; where images are gone, its file is read."""
+    """Return the report before this one; its file, where images are gone."""
     if report is None:
         return None
-    path = Path(report.path)
+    path = None
     if is_needed:
         try:
             path = borrow(report.path)

@@ -55,8 +55,8 @@ class Subject:
 class Earlier:
     """The report that this one takes the place of, for what it says of images that are gone."""
 
-    path: Path
-    """Of its file."""
+    path: Path | None
+    """Of its file; None: no image is gone, and nothing of it is needed."""
     cart: tuple[CartValue, ...]
 
 
@@ -246,12 +246,12 @@ def _read_headers(material: Material) -> dict[str, SourceHeader]:
     removed = [one for one in material.subjects if one.path is None]
     if not removed:
         return headers
-    earlier = material.earlier
+    path = None if material.earlier is None else material.earlier.path
     # Whose they were must be known: numbers of one patient must never stand in a report of another.
-    whose = None if earlier is None else read_header(earlier.path, "the earlier report")
-    if earlier is None or whose is None or not whose.patient_id:
+    whose = None if path is None else read_header(path, "the earlier report")
+    if path is None or whose is None or not whose.patient_id:
         raise ReportError("images were removed, and no earlier report says whose they were; send the study again")
-    sizes = read_library(earlier.path)
+    sizes = read_library(path)
     for one in removed:
         rows, columns = sizes.get(one.sop_instance_uid, (None, None))
         headers[one.sop_instance_uid] = replace(

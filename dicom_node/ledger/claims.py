@@ -4,7 +4,7 @@ The fence is the token of the claim: whoever does not hold it any more changes n
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -160,6 +160,22 @@ def renew(sessions: Sessions, token: str, lease: timedelta, clock: Clock) -> int
     return len(instances) + len(reports)
 
 
+def end_lease(session: Session, claimed: Claimed, answer: Mapping[str, object]) -> int | None:
+    """Give a claimed instance these values and end its lease; return its study, or None, and nothing changed: the lease
+    went to another."""
+    return session.scalar(
+        update(Instance)
+        .where(
+            Instance.id == claimed.instance_id,
+            Instance.lease_token == claimed.token,
+            Instance.state == InstanceState.LEASED,
+        )
+        .values({**answer, "lease_token": None, "lease_until": None})
+        .returning(Instance.study_id)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def finish(sessions: Sessions, claimed: Claimed, ensemble_digest: str, outcome: Outcome, clock: Clock) -> bool:
     """Record the answer on a claimed instance; return False, and change nothing, if the lease went to another.
 
@@ -170,18 +186,7 @@ def finish(sessions: Sessions, claimed: Claimed, ensemble_digest: str, outcome: 
     else:
         answer = {"state": InstanceState.NOT_ANALYSED, "reason_code": outcome.code, "reason": outcome.reason}
     with sessions.begin() as session:
-        held = session.scalar(
-            update(Instance)
-            .where(
-                Instance.id == claimed.instance_id,
-                Instance.lease_token == claimed.token,
-                Instance.state == InstanceState.LEASED,
-            )
-            .values({**answer, "lease_token": None, "lease_until": None})
-            .returning(Instance.id)
-            .execution_options(synchronize_session=False)
-        )
-        if held is None:
+        if end_lease(session, claimed, answer) is None:
             return False
         if isinstance(outcome, Analysed):
             row = {

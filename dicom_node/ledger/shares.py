@@ -7,7 +7,7 @@ from sqlalchemy import exists, or_, select, update
 
 from dicom_node.clock import Clock
 from dicom_node.ledger import studies
-from dicom_node.ledger.claims import MAX_ATTEMPTS, Claimed
+from dicom_node.ledger.claims import MAX_ATTEMPTS, Claimed, end_lease
 from dicom_node.ledger.engine import Sessions, reading
 from dicom_node.ledger.schema import Instance, InstanceState, Study
 
@@ -130,17 +130,7 @@ def give_back(sessions: Sessions, claimed: Claimed, clock: Clock, *, counts: boo
     if is_last:
         answer = {"state": InstanceState.FAILED, "reason_code": DIFFERS, "reason": _DIFFERS_TEXT}
     with sessions.begin() as session:
-        study_id = session.scalar(
-            update(Instance)
-            .where(
-                Instance.id == claimed.instance_id,
-                Instance.lease_token == claimed.token,
-                Instance.state == InstanceState.LEASED,
-            )
-            .values({**answer, "lease_token": None, "lease_until": None, "shared_at": None})
-            .returning(Instance.study_id)
-            .execution_options(synchronize_session=False)
-        )
+        study_id = end_lease(session, claimed, {**answer, "shared_at": None})
         if study_id is None or not is_last:
             return False
         studies.note(session, study_id, clock(), "instance_failed", f"{claimed.sop_instance_uid}: {_DIFFERS_TEXT}")

@@ -58,6 +58,14 @@ def sharer(sessions: Sessions, node: InstanceStore, rung: list[int]) -> Sharer:
     return Sharer(sessions, node, rung.append, utc_now)
 
 
+@pytest.fixture
+def study_id(study: list[Dataset], sessions: Sessions, node: InstanceStore, sharer: Sharer) -> int:
+    """The study, received and in the object store."""
+    received = arrive(study, sessions, node)
+    sharer.share_due()
+    return received
+
+
 def complete(sessions: Sessions) -> None:
     """Let the quiet period pass."""
     completion.tick(sessions, lambda: utc_now() + timedelta(minutes=1), timedelta(seconds=30))
@@ -98,15 +106,8 @@ def test_a_study_is_reported_by_a_worker_that_shares_no_folder_with_the_node(
 
 
 def test_loops_that_cannot_be_fetched_now_are_waited_for_and_no_attempt_is_counted(
-    analyst: Analyst,
-    study: list[Dataset],
-    sessions: Sessions,
-    node: InstanceStore,
-    sharer: Sharer,
-    server: ObjectServer,
+    analyst: Analyst, study_id: int, study: list[Dataset], sessions: Sessions, server: ObjectServer
 ) -> None:
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
     server.stop()
     analyst.drain(study_id)
     meanwhile = attempts(sessions)
@@ -119,17 +120,9 @@ def test_loops_that_cannot_be_fetched_now_are_waited_for_and_no_attempt_is_count
 
 
 def test_a_worker_whose_disk_is_full_says_so_and_counts_no_attempt(
-    analyst: Analyst,
-    study: list[Dataset],
-    sessions: Sessions,
-    node: InstanceStore,
-    sharer: Sharer,
-    server: ObjectServer,
-    tmp_path: Path,
+    analyst: Analyst, study_id: int, sessions: Sessions, server: ObjectServer, tmp_path: Path
 ) -> None:
     full = FetchedStore(tmp_path / "worker", 1 << 60, server.connect(), 1 << 30)
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
 
     with capture_logs() as lines:
         replace(analyst, store=full).drain(study_id)
@@ -139,15 +132,8 @@ def test_a_worker_whose_disk_is_full_says_so_and_counts_no_attempt(
 
 
 def test_a_loop_that_the_object_store_lost_takes_no_neighbour_with_it_and_comes_again(
-    analyst: Analyst,
-    study: list[Dataset],
-    sessions: Sessions,
-    node: InstanceStore,
-    sharer: Sharer,
-    server: ObjectServer,
+    analyst: Analyst, study_id: int, sessions: Sessions, sharer: Sharer, server: ObjectServer
 ) -> None:
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
     lost = min(server.objects())
     server.connect().remove_folder(lost)
     analyst.drain(study_id)
@@ -162,16 +148,9 @@ def test_a_loop_that_the_object_store_lost_takes_no_neighbour_with_it_and_comes_
 
 
 def test_a_report_that_the_object_store_does_not_take_waits_whole_and_no_attempt_is_counted(
-    analyst: Analyst,
-    study: list[Dataset],
-    sessions: Sessions,
-    node: InstanceStore,
-    sharer: Sharer,
-    server: ObjectServer,
+    analyst: Analyst, study_id: int, study: list[Dataset], sessions: Sessions, server: ObjectServer
 ) -> None:
     analyst = replace(analyst, report=ReportSection())
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
     analyst.drain(study_id)
     complete(sessions)
     server.stop()
@@ -204,18 +183,10 @@ class Moment(ObjectStore):
 
 
 def test_an_outage_of_a_moment_does_not_cost_a_report_its_pictures(
-    analyst: Analyst,
-    study: list[Dataset],
-    sessions: Sessions,
-    node: InstanceStore,
-    sharer: Sharer,
-    server: ObjectServer,
-    tmp_path: Path,
+    analyst: Analyst, study_id: int, study: list[Dataset], sessions: Sessions, server: ObjectServer, tmp_path: Path
 ) -> None:
     store = FetchedStore(tmp_path / "worker", 0, Moment(Objects(**server.settings)), 1 << 30)
     analyst = replace(analyst, store=store, report=ReportSection())
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
     complete(sessions)
 
     analyst.drain(study_id)
@@ -228,15 +199,13 @@ def test_an_outage_of_a_moment_does_not_cost_a_report_its_pictures(
 
 def test_a_report_waits_for_an_instance_that_the_object_store_lost_after_it_was_analysed(
     analyst: Analyst,
+    study_id: int,
     study: list[Dataset],
     sessions: Sessions,
-    node: InstanceStore,
     sharer: Sharer,
     server: ObjectServer,
     tmp_path: Path,
 ) -> None:
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
     analyst.drain(study_id)
     FetchedStore(tmp_path / "worker", 0, server.connect(), 0)  # forgets what was fetched
     server.connect().remove_folder(min(one for one in server.objects() if one.startswith("instances/")))
@@ -252,10 +221,8 @@ def test_a_report_waits_for_an_instance_that_the_object_store_lost_after_it_was_
 
 
 def test_where_images_are_gone_and_the_earlier_report_is_lost_the_reason_is_said(
-    analyst: Analyst, study: list[Dataset], sessions: Sessions, node: InstanceStore, sharer: Sharer
+    analyst: Analyst, study_id: int, sessions: Sessions
 ) -> None:
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
     analyst.drain(study_id)
     complete(sessions)
     digest = analyst.current_engine().digest
@@ -290,16 +257,9 @@ def test_a_study_whose_file_is_gone_fails_with_the_reason(
 
 
 def test_a_draft_is_handed_in_where_it_was_made_and_is_in_the_object_store_by_then(
-    analyst: Analyst,
-    study: list[Dataset],
-    sessions: Sessions,
-    node: InstanceStore,
-    sharer: Sharer,
-    server: ObjectServer,
+    analyst: Analyst, study_id: int, study: list[Dataset], sessions: Sessions, server: ObjectServer
 ) -> None:
     analyst = replace(analyst, report=ReportSection(), draft_after=NOW)
-    study_id = arrive(study, sessions, node)
-    sharer.share_due()
     analyst.drain(study_id)
     before = [one for one in server.objects() if one.startswith(("reports", "pictures"))]
     complete(sessions)
