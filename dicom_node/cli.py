@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,17 @@ app = typer.Typer(
 Config = Annotated[
     Path | None, typer.Option("--config", help="Configuration file (TOML); default: $ECHO_NODE_CONFIG, or defaults.")
 ]
+
+
+def _peers(context: typer.Context) -> list[str]:
+    """Return the names that a shell may complete; a wrong configuration is no matter of a shell."""
+    try:
+        return [peer.name for peer in load_settings(context.params.get("config")).peers]
+    except NodeError:
+        return []
+
+
+PeerName = Annotated[str, typer.Argument(help="Name of a peer of the configuration.", autocompletion=_peers)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
@@ -53,9 +65,18 @@ def _writable_png(path: Path | None) -> Path | None:
     return path
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(version("echo-ai-node"))
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Take what goes before the command; `main` looks for --debug itself."""
 
@@ -201,7 +222,7 @@ def purge(
 
 
 @app.command()
-def echo(peer: str, config: Config = None) -> None:
+def echo(peer: PeerName, config: Config = None) -> None:
     """Send a C-ECHO to a peer of the configuration."""
     from dicom_node.senders import associate
     from dicom_node.services import PLAIN, VERIFICATION
@@ -218,7 +239,7 @@ def echo(peer: str, config: Config = None) -> None:
 
 @app.command()
 def pull(
-    peer: str,
+    peer: PeerName,
     uid: Annotated[str, typer.Argument(metavar="STUDY_UID", help="Study Instance UID.")],
     by: Annotated[
         Road | None,

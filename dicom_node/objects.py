@@ -4,6 +4,7 @@ S3, or what speaks like it, through s3fs, which is imported where an object stor
 """
 
 import importlib.util
+import ssl
 import tempfile
 import threading
 import uuid
@@ -13,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from dicom_node import tls
 from dicom_node.errors import ConfigurationError, ObjectLost, ObjectsUnavailable
 from dicom_node.settings import Objects
 
@@ -140,6 +142,8 @@ def check(settings: Objects) -> None:
     """
     if settings.url and importlib.util.find_spec("s3fs") is None:
         raise ConfigurationError("objects.url: needs an optional part: pip install 'echo-ai-node[s3]'")
+    if settings.ca is not None:
+        tls.trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), settings.ca, "objects.ca")
 
 
 def try_out(settings: Objects) -> None:
@@ -171,6 +175,7 @@ def _connect(settings: Objects) -> _Files:
         endpoint_url=settings.endpoint or None,
         skip_instance_cache=True,  # fsspec's own would hand one object to everybody, and keep the secret
         use_listings_cache=False,  # others write too
+        client_kwargs={} if settings.ca is None else {"verify": str(settings.ca)},
         config_kwargs={
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": _READ_SECONDS,

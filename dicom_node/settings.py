@@ -328,6 +328,8 @@ class Objects(Section):
     """s3://BUCKET or s3://BUCKET/PREFIX, of this node alone; empty: workers share node.data_dir with the node."""
     endpoint: str = ""
     """http(s)://HOST:PORT of the object store; empty: Amazon's."""
+    ca: Annotated[Path, AfterValidator(_absolute)] | None = None
+    """Authorities (PEM) that sign the certificate of an https endpoint; none: those that the system trusts."""
     key: str = ""
     """Access key; empty: the credentials that the machine has of its own."""
     secret: SecretStr = SecretStr("")
@@ -363,6 +365,8 @@ class Objects(Section):
         unused = [name for name in ("endpoint", "key") if getattr(self, name)]
         if unused and not self.url:
             raise ValueError(f"{unused[0]}: has an effect only with url")
+        if self.ca is not None and not self.endpoint.startswith("https:"):
+            raise ValueError("ca: has an effect only with an https endpoint")
         return self
 
 

@@ -94,7 +94,7 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     _show(context, tls)
     if tls.ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-        _trust(context, tls.ca, "node.tls.ca")
+        trust(context, tls.ca, "node.tls.ca")
     return context
 
 
@@ -115,7 +115,7 @@ def client_context(tls: Tls | None, peer: Peer) -> ClientContext:
     if tls is not None:
         _show(context, tls)
     if tls is not None and tls.ca is not None:
-        _trust(context, tls.ca, "node.tls.ca")
+        trust(context, tls.ca, "node.tls.ca")
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return context
@@ -133,7 +133,7 @@ def check(settings: Settings, now: datetime) -> None:
     ca = tls.ca
     check_all(
         lambda: _show(_with_profile(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)), tls),
-        lambda: None if ca is None else _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ca, "node.tls.ca"),
+        lambda: None if ca is None else trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ca, "node.tls.ca"),
     )
     end = _end_of_validity(tls)
     if end - now < _SOON:
@@ -171,7 +171,7 @@ def _with_profile(context: ssl.SSLContext) -> ssl.SSLContext:
 def _show(context: ssl.SSLContext, tls: Tls) -> None:
     _readable(tls.certificate, "node.tls.certificate")
     _readable(tls.key, "node.tls.key")
-    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls.certificate, "node.tls.certificate")
+    trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls.certificate, "node.tls.certificate")
     try:
         context.load_cert_chain(tls.certificate, tls.key, password=_NO_PASSWORD)
     except ssl.SSLError as error:
@@ -186,7 +186,12 @@ def _show(context: ssl.SSLContext, tls: Tls) -> None:
         ) from error
 
 
-def _trust(context: ssl.SSLContext, path: Path, key: str) -> None:
+def trust(context: ssl.SSLContext, path: Path, key: str) -> None:
+    """Let a context trust the authorities of a file.
+
+    Raises:
+        ConfigurationError: the file, the value of `key`, cannot be used.
+    """
     _readable(path, key)
     try:
         context.load_verify_locations(path)
@@ -211,7 +216,7 @@ def _end_of_validity(tls: Tls) -> datetime:
     client = _with_profile(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    _trust(client, tls.certificate, "node.tls.certificate")
+    trust(client, tls.certificate, "node.tls.certificate")
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         client.wrap_bio(to_client, to_server),

@@ -22,7 +22,13 @@ FREE, TOTAL = 3 << 30, 8 << 30
 
 def exposed(folder: Path) -> str:
     """Return the text of a scrape; the ledger and the store are in `folder`."""
-    settings = settings_from({"node": {"data_dir": str(folder)}, "broker": {"url": "redis://127.0.0.1:1/0"}})
+    settings = settings_from(
+        {
+            "node": {"data_dir": str(folder)},
+            "broker": {"url": "redis://127.0.0.1:1/0"},
+            "objects": {"url": "s3://nowhere"},
+        }
+    )
     store = InstanceStore(folder, min_free_bytes=0)
     sessions = open_ledger(settings.database_url)
     registry = CollectorRegistry()

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -29,9 +30,18 @@ for command in (
     app.command()(command)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(version("echo-ai-node"))
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Take what goes before the command; `main` looks for --debug itself."""
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from dicom_node.clock import Clock
 from dicom_node.ledger import studies
@@ -33,6 +35,24 @@ class Unshared:
     """Relative to data_dir."""
     is_removed: bool
     """Retention removed its file: there is nothing to put there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backlog:
+    """What workers wait for and the object store has not got yet."""
+
+    num_instances: int
+    since: datetime | None
+    """When the first of them was received."""
+
+
+def backlog(session: Session) -> Backlog:
+    """Return what workers wait for and the object store has not got yet."""
+    statement = select(func.count(), func.min(Instance.received_at)).where(
+        Instance.shared_at.is_(None), Instance.state == InstanceState.PENDING
+    )
+    num_instances, since = session.execute(statement).one()
+    return Backlog(num_instances=num_instances, since=since)
 
 
 def unshared(sessions: Sessions, limit: int, apart_from: Collection[int] = ()) -> Sequence[Unshared]:

@@ -10,13 +10,18 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import broker
-from dicom_node.ledger.engine import Sessions
+from dicom_node.clock import Clock, utc_now
+from dicom_node.ledger import shares
+from dicom_node.ledger.engine import Sessions, reading
 from dicom_node.ledger.schema import Study
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
 
 LOST = timedelta(seconds=60)
 """A clock that has not ticked for this long is wrong."""
+
+LATE = timedelta(minutes=5)
+"""An object store that has not taken what came this long ago is wrong."""
 
 _FRESH = timedelta(seconds=2)
 _CONNECT_SECONDS = 2
@@ -56,6 +61,7 @@ class Health:
         node_port: int,
         pulse: Pulse,
         now: Callable[[], float] = time.monotonic,
+        clock: Clock = utc_now,
     ) -> None:
         self._settings = settings
         self._sessions = sessions
@@ -63,6 +69,7 @@ class Health:
         self._node_port = node_port
         self._pulse = pulse
         self._now = now
+        self._clock = clock
         self._looking = threading.Lock()
         self._looked_at = 0.0
         self._was_right: bool | None = None
@@ -95,6 +102,11 @@ class Health:
         try:
             with self._sessions.begin() as session:  # writes nothing, but must be allowed to
                 session.execute(update(Study).where(Study.id == -1).values(attempts=0))
+            if self._settings.objects.url:
+                with reading(self._sessions) as session:
+                    backlog = shares.backlog(session)
+                if backlog.since is not None and self._clock() - backlog.since > LATE:
+                    return ["instances wait for the object store, which does not take them"]
         except SQLAlchemyError as error:
             return [f"the ledger cannot be written ({type(error).__name__})"]
         return []

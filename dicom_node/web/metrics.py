@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from dicom_node import broker
 from dicom_node.acceptor import SEATS_FILE
 from dicom_node.clock import Clock, utc_now
+from dicom_node.ledger import shares
 from dicom_node.ledger.engine import Sessions, reading
 from dicom_node.ledger.schema import OWED, Delivery, DeliveryState, Instance, InstanceState, Study, StudyState
 from dicom_node.ledger.views import count_by_state
@@ -75,6 +76,8 @@ class NodeCollector(Collector):
         now = self._clock()
         with reading(self._sessions) as session:
             found = [_ages(session, now), *_deliveries(session, now), _instances(session)]
+            if self._settings.objects.url:
+                found.extend(_unshared(session, now))
         studies = count_by_state(self._sessions)
         return [_by_state("echo_node_studies", "Studies in each state", StudyState, studies), *found]
 
@@ -103,6 +106,14 @@ def _instances(session: Session) -> Metric:
     found = dict(session.execute(counted).tuples().all())
     text = "Instances that wait for a worker, that a worker holds, and that were given up"
     return _by_state("echo_node_instances", text, _OPEN, found)
+
+
+def _unshared(session: Session, now: datetime) -> Iterator[Metric]:
+    backlog = shares.backlog(session)
+    text = "Instances that workers wait for and the object store has not got yet"
+    yield _gauge("echo_node_unshared_instances", text, backlog.num_instances)
+    text = "How long ago the first of them was received; 0: there is none"
+    yield _gauge("echo_node_oldest_unshared_seconds", text, _age(backlog.since, now))
 
 
 def _by_state(name: str, text: str, states: Iterable[str], values: Mapping[Any, float]) -> Metric:

@@ -14,6 +14,7 @@ import httpx
 from dicom_node.objects import ObjectStore
 from dicom_node.settings import Objects
 from tests.binaries import free_port, require_binary
+from tests.doubles.certificates import Credentials
 
 KEY, SECRET = "echo-key", "correct-horse-battery"
 BUCKET = "echo"
@@ -25,14 +26,17 @@ class ObjectServer:
 
     folder: Path
     port: int
+    certificate: Credentials | None = None
+    """Of an https endpoint."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return the section [objects] that leads here."""
+        scheme = "http" if self.certificate is None else "https"
         return {
             "url": f"s3://{BUCKET}/node-1",
-            "endpoint": f"http://127.0.0.1:{self.port}",
+            "endpoint": f"{scheme}://127.0.0.1:{self.port}",
             "key": KEY,
             "secret": SECRET,
         }
@@ -48,13 +52,15 @@ class ObjectServer:
 
     def start(self) -> None:
         """Start it, and return once it answers."""
-        options = ("--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{self.port}", "--config", "/dev/null")
+        options = ["--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{self.port}", "--config", "/dev/null"]
+        if self.certificate is not None:
+            options += ["--cert", str(self.certificate.certificate), "--key", str(self.certificate.key)]
         rclone = require_binary("rclone", str(Path(sys.executable).parent))
         self.process = subprocess.Popen([rclone, "serve", "s3", *options, str(self.folder)], stderr=subprocess.DEVNULL)
         end = time.monotonic() + 30
         while True:
             try:
-                httpx.get(self.settings["endpoint"], timeout=5)
+                httpx.get(self.settings["endpoint"], timeout=5, verify=False)  # whether it answers
             except httpx.TransportError:
                 assert time.monotonic() < end, "rclone does not answer"
                 time.sleep(0.05)
@@ -70,10 +76,10 @@ class ObjectServer:
 
 
 @contextmanager
-def running_objects(folder: Path) -> Iterator[ObjectServer]:
+def running_objects(folder: Path, certificate: Credentials | None = None) -> Iterator[ObjectServer]:
     """Run an object store with an empty bucket until the block ends."""
     (folder / BUCKET).mkdir(parents=True)
-    server = ObjectServer(folder=folder, port=free_port())
+    server = ObjectServer(folder=folder, port=free_port(), certificate=certificate)
     server.start()
     try:
         yield server

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -79,6 +80,35 @@ def assert_one_line(ended: Ended, code: int, *words: str) -> None:
 
 def test_a_right_configuration_ends_with_0(run: Run, config: Path) -> None:
     assert run("check-config", "--config", config).returncode == 0
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    said = run("--version")
+
+    assert (said.returncode, said.stdout) == (0, f"{version('echo-ai-node')}\n")
+
+
+@pytest.mark.parametrize("command", ["echo", "pull"])
+def test_a_shell_completes_commands_and_peers(config: Path, command: str) -> None:
+    config.write_text(
+        config.read_text()
+        + "".join(
+            f'[[peers]]\nname = "{name}"\nae_title = "{name}"\nhost = "127.0.0.1"\nport = 104\n'
+            for name in ("archive", "attic", "pacs")
+        )
+    )
+
+    def completed(line: str, path: Path) -> list[str]:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        script = Path(sys.executable).with_name("dicom-node")  # a shell knows it by this name
+        variables = {"_DICOM_NODE_COMPLETE": "complete_bash", "ECHO_NODE_CONFIG": str(path), **words}
+        said = subprocess.run([script], capture_output=True, text=True, env=os.environ | variables, check=True)
+        assert said.stderr == ""
+        return said.stdout.split()
+
+    assert completed(f"dicom-node {command[:2]}", config) == [command]
+    assert completed(f"dicom-node {command} a", config) == ["archive", "attic"]
+    assert completed(f"dicom-node {command} a", config.parent / "gone.toml") == []
 
 
 def test_every_mistake_is_said_with_its_key(run: Run, tmp_path: Path) -> None:

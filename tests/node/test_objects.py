@@ -1,6 +1,7 @@
 """The object store, against a real S3 server: what goes there, what is waited for, and what is said of an outage."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
@@ -31,10 +33,14 @@ from dicom_node.senders import Send
 from dicom_node.settings import Objects, Peer, Retention, settings_from
 from dicom_node.sharing import Sharer
 from dicom_node.store import Content, InstanceStore, dataset_digest
+from dicom_node.web.health import LATE, Health, Pulse
+from dicom_node.web.metrics import NodeCollector
 from tests.doubles.analyst import LEASE, Analyst
 from tests.doubles.arrivals import STUDY, Arrivals
+from tests.doubles.certificates import authority
 from tests.doubles.clock import ManualClock
 from tests.doubles.object_server import ObjectServer, running_objects
+from tests.scrape import parsed
 
 SOP = UID("1.2.826.0.1.9.1000")
 PIXELS = b"pixels" * 1000
@@ -368,6 +374,63 @@ def test_an_object_store_that_cannot_be_used_is_said_in_one_line(
     assert settings["secret"] not in ended.stderr
 
 
+def test_an_https_endpoint_is_known_by_its_authority(tmp_path: Path) -> None:
+    ours, other = authority(tmp_path / "ours"), authority(tmp_path / "other", "other")
+    with running_objects(tmp_path / "s3", ours.issue("s3")) as server:
+        settings = server.settings
+        try_out(Objects(**settings, ca=ours.certificate))
+        for ca in (other.certificate, None):
+            with pytest.raises(
+                ConfigurationError, match=r"objects: s3://.* cannot be used: .*certificate verify failed"
+            ):
+                try_out(Objects(**settings, ca=ca))
+        with pytest.raises(ConfigurationError, match=r"^objects\.ca: .* cannot be read: No such file"):
+            check(Objects(**settings, ca=tmp_path / "gone.pem"))
+        with pytest.raises(ConfigurationError, match=r"^objects\.ca: .* holds no certificate"):
+            check(Objects(**settings, ca=Path(__file__)))
+
+
+def test_what_waits_for_the_object_store_is_measured_and_after_five_minutes_the_node_is_failing(
+    tmp_path: Path,
+    arrivals: Arrivals,
+    sharer: Sharer,
+    sessions: Sessions,
+    store: InstanceStore,
+    server: ObjectServer,
+    clock: ManualClock,
+) -> None:
+    settings = settings_from(
+        {
+            "node": {"data_dir": str(tmp_path / "data"), "min_free_bytes": 0},
+            "broker": {"url": "redis://127.0.0.1:1/0"},
+            "objects": server.settings,
+        }
+    )
+
+    def waiting() -> tuple[float, float]:
+        registry = CollectorRegistry()
+        registry.register(NodeCollector(settings, sessions, store, Pulse(), clock))
+        found = parsed(generate_latest(registry).decode())
+        return found("echo_node_unshared_instances"), found("echo_node_oldest_unshared_seconds")
+
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as door:
+        health = Health(settings, sessions, store, door.getsockname()[1], Pulse(), clock=clock)
+        server.stop()
+        arrivals.send(sop_uid=SOP, dataset=PIXELS)
+        clock.pass_by(LATE.total_seconds())
+        arrivals.send(sop_uid=UID(f"{SOP}.1"), dataset=PIXELS)
+        soon, early = waiting(), health.wrong()
+        clock.pass_by(1)
+        late, wrong = waiting(), health.wrong()
+        server.start()
+        sharer.share_due()
+        after, right = waiting(), health.wrong()
+
+    said = "instances wait for the object store, which does not take them"
+    assert (soon, late, after) == ((2, 300), (2, 301), (0, 0))
+    assert [said in one for one in (early, wrong, right)] == [False, True, False]
+
+
 def test_an_object_store_that_can_be_used_is_left_as_it_was(server: ObjectServer) -> None:
     try_out(Objects(**server.settings))
     try_out(Objects())
@@ -382,6 +445,7 @@ def test_an_object_store_that_can_be_used_is_left_as_it_was(server: ObjectServer
         ({"url": "s3://echo", "endpoint": "127.0.0.1:9000"}, "objects.endpoint: use http://HOST:PORT"),
         ({"url": "s3://echo", "key": "a"}, "objects: key and secret belong together"),
         ({"endpoint": "http://127.0.0.1:9000"}, "objects: endpoint: has an effect only with url"),
+        ({"url": "s3://echo", "ca": "ca.pem"}, "objects: ca: has an effect only with an https endpoint"),
     ],
 )
 def test_a_mistake_in_the_section_is_named(section: dict[str, str], said: str) -> None:
