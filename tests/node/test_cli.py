@@ -106,7 +106,7 @@ def test_a_shell_completes_commands_and_peers(config: Path, command: str) -> Non
         assert said.stderr == ""
         return said.stdout.split()
 
-    assert completed(f"dicom-node {command[:2]}", config) == [command]
+    assert completed(f"dicom-node {command[:3]}", config) == [command]
     assert completed(f"dicom-node {command} a", config) == ["archive", "attic"]
     assert completed(f"dicom-node {command} a", config.parent / "gone.toml") == []
 
