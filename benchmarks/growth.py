@@ -38,6 +38,7 @@ from dicom_node.ledger.schema import Commitment, Study, StudyState, Table, UtcDa
 from dicom_node.retention import purge
 from dicom_node.settings import Retention
 from dicom_node.store import InstanceStore
+from dicom_node.web.health import Pulse
 from tests.doubles.analyst import LEASE, Analyst
 from tests.doubles.arrivals import US_MULTIFRAME, Arrivals
 from tests.node.sites import page_settings, serving_page
@@ -300,7 +301,13 @@ def page_of(node: Node, folder: Path, broker_url: str) -> Iterator[httpx.Client]
     """Give a client of the node's page."""
     with (
         listen("127.0.0.1", 0) as door,
-        serving_page(page_settings(folder, broker_url), node.sessions, node.store, door.getsockname()[1]) as site,
+        serving_page(
+            page_settings(folder, broker_url),
+            node.sessions,
+            node.store,
+            door.getsockname()[1],
+            pulse=Pulse(now=lambda: 0.0),  # this clock is moved by hand, and to fill a ledger takes minutes
+        ) as site,
     ):
         yield site.client
 
