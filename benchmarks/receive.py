@@ -6,7 +6,7 @@ for Nagle's algorithm; neither dcmtk's storescp nor pynetdicom's fsyncs. All off
 get the same data sets from the same sender: loops of 3.3 MB and stills of 60 KB, each time with other SOP Instance
 UIDs. After each round every data set must lie on the disk, whole, or the benchmark fails.
 
-    python benchmarks/receive.py [--pairs 4] [--loops 12] [--stills 80] [--peers orthanc,dcmtk,pynetdicom]
+    python benchmarks/receive.py [--pairs 4] [--loops 70] [--stills 300] [--peers orthanc,dcmtk,pynetdicom]
 """
 
 import contextlib
@@ -405,8 +405,8 @@ def main() -> None:
     """Compare with each peer, and ours with itself when many send, or one slowly."""
     options_of = parser(__doc__)
     options_of.add_argument("--pairs", type=int, default=4)
-    options_of.add_argument("--loops", type=int, default=12, help="in a round")
-    options_of.add_argument("--stills", type=int, default=80, help="in a round")
+    options_of.add_argument("--loops", type=int, default=70, help="in a round")
+    options_of.add_argument("--stills", type=int, default=300, help="in a round")
     options_of.add_argument("--peers", default="orthanc,dcmtk,pynetdicom", help="comma-separated")
     options = options_of.parse_args()
     results = Results(options.results)

@@ -37,6 +37,7 @@ from dicom_node.upper_layer import quicken
 log = structlog.get_logger(__name__)
 
 _ABORT = b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x06"  # A-ABORT, service provider, invalid PDU parameter (PS3.8 9.3.8)
+_AHEAD = 1 << 18  # bytes that an association may have in memory before anybody has asked for them
 _PDU_HEADER = 6
 _PDU_SLACK = 1024  # some peers count the PDV header apart
 _IN_FLIGHT = 1 << 30
@@ -110,12 +111,25 @@ class Connection:
         self.at_end: Callable[[], None] = lambda: None
         """Lets go of what else serves it."""
         self.on_cut: OnCut = lambda _association, _why: None
+        self._reads_ahead = False
+        self._spare = memoryview(b"")
+        self._ahead = memoryview(b"")
         raw.settimeout(self._patience)
 
     @property
     def raw(self) -> socket.socket:
         """Return the socket."""
         return self._raw
+
+    @property
+    def has_ahead(self) -> bool:
+        """Return whether bytes were read that nobody has asked for yet: the socket knows nothing of them."""
+        return len(self._ahead) > 0
+
+    def read_ahead(self) -> None:
+        """Read from now on what has come already behind that which is asked for: a call of the system costs more than
+        the bytes. Whoever waits for the socket asks `has_ahead` first."""
+        self._reads_ahead = not isinstance(self._raw, ssl.SSLSocket)  # which has its records, of 16 KiB
 
     def recv(self, num_bytes: int) -> bytearray:
         """Return exactly `num_bytes`, or fewer if the peer closed.
@@ -138,7 +152,12 @@ class Connection:
         Raises:
             OSError: the peer stalls or is gone.
         """
-        num_bytes, filled = len(room), 0
+        num_bytes = len(room)
+        filled = min(num_bytes, len(self._ahead))
+        if filled:
+            room[:filled], self._ahead = self._ahead[:filled], self._ahead[filled:]
+            if filled == num_bytes:
+                return filled
         stall = self._limits.stall.total_seconds()
         if self._association.is_established:
             deadline = time.monotonic() + stall + num_bytes / self._limits.slowest_line
@@ -166,6 +185,7 @@ class Connection:
         dimse.message = None
         dimse.msg_queue.queue.clear()
         self._budget.leave(self)
+        self._spare = self._ahead = memoryview(b"")
         self.at_end()
         self._raw.close()
 
@@ -180,7 +200,13 @@ class Connection:
 
     def _recv_into(self, view: memoryview) -> int:
         try:
-            return self._raw.recv_into(view)
+            if not self._reads_ahead or not self._association.is_established:
+                return self._raw.recv_into(view)
+            if not self._spare:
+                self._spare = memoryview(bytearray(_AHEAD))
+            count, *_ = self._raw.recvmsg_into((view, self._spare))
+            self._ahead = self._spare[: max(count - len(view), 0)]
+            return min(count, len(view))
         except TimeoutError:
             log.warning("peer_stalled", address=self._association.requestor.address)
             self.on_cut(self._association, End.STALLED)

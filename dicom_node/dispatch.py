@@ -52,8 +52,8 @@ class Bell:
         self._is_full = False
         """Whether there was no room for all calls at the last ring."""
         self._waiting: dict[int, None] = {}  # in the order of ringing, each study once
-        self._is_closing = False
         self._changed = threading.Condition()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
         self._thread.start()
 
@@ -65,8 +65,8 @@ class Bell:
 
     def close(self) -> None:
         """Send what waits, within a few seconds, and end the thread."""
+        self._closing.set()
         with self._changed:
-            self._is_closing = True
             self._changed.notify()
         self._thread.join(_CLOSE_DEADLINE.total_seconds())
 
@@ -91,14 +91,14 @@ class Bell:
     def _next(self) -> list[int]:
         """Wait for studies to ring for; none: the bell is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closing)
+            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
             study_ids, self._waiting = list(self._waiting), {}
             return study_ids
 
     def _rest(self, seconds: float) -> None:
-        """Gather what is rung for meanwhile: a message for each image is CPU that receiving needs."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closing, seconds)
+        """Gather what is rung for meanwhile: a message for each image, or to be woken by each, is CPU that receiving
+        needs."""
+        self._closing.wait(seconds)
 
     def _send(self, study_ids: list[int]) -> None:
         try:

@@ -162,11 +162,11 @@ class Intake:
         """Add a new instance to a study that is being received; None: there is something to decide."""
         if _is_report(received):
             return None
-        row = _row(received, kept, now)
-        study_id = self._arrivals.add(transaction.connection, received.study_uid, row)
+        row, connection = _row(received, kept, now), transaction.connection.connection
+        study_id = self._arrivals.add(connection, received.study_uid, row)
         if study_id is None:
             return None
-        self._arrivals.touch(transaction.connection, study_id, now)
+        self._arrivals.touch(connection, study_id, now)
         return IntakeOutcome(kind=IntakeKind.KEPT, study_id=study_id)
 
     def _decide(self, session: Session, received: Received, kept: Kept, now: datetime) -> IntakeOutcome:

@@ -67,16 +67,17 @@ class Names:
         """
         gone: FileNotFoundError | None = None
         for folder in dict.fromkeys(folders):
+            known = self._met.get(folder)
             try:
+                if known is not None and os.path.samestat(os.stat(folder), os.fstat(known)):  # noqa: PTH116
+                    os.fsync(known)
+                    continue
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError as error:
                 gone = error
                 continue
-            known = self._met.get(folder)
             try:
                 os.fsync(descriptor)
-                if known is not None and os.path.sameopenfile(known, descriptor):
-                    continue
                 sync_folder(folder.parent)
                 self._meet(folder, os.dup(descriptor))
             finally:

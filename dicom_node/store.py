@@ -8,7 +8,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,6 @@ QUARANTINE = "quarantine"
 _BESIDE_IMAGES = (PICTURES, PREVIEWS)  # each with a folder a study, which goes with the study's images
 _PART = ".part"
 _PIECE = 1 << 20
-_AT_ONCE = 32  # files that are fsynced beside their folders
 _DIGITS = 12  # of the digest in a file's name: enough to tell versions of one instance apart
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # such as NFS without its lock service
@@ -120,7 +118,6 @@ class InstanceStore:
         _sync_names(root)  # another process may have made them a moment ago
         # The system tells of a failed fsync once: who asked again would hear that all is well.
         self._sync = Together(Names().sync, repeatable=False)
-        self._aside = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fsync")  # whose threads begin when needed
 
     @property
     def is_shared(self) -> bool:
@@ -448,17 +445,15 @@ class InstanceStore:
             raise OutOfSpace(f"{free} bytes free, {num_bytes} wanted, node.min_free_bytes is {self._min_free_bytes}")
 
     def _sync_with_name(self, descriptor: int, target: Path) -> None:
-        """Make a file and its name safe; both are waited for at the same time.
+        """Make a file and its name safe.
 
-        A sweep that took the name, for it has no row yet, and then its folder, is no failure: `holds` says so.
+        The name was given first: a file system with a journal has made it safe with the file, and has nothing left to
+        do for the folder. A sweep that took the name, for it has no row yet, and then its folder, is no failure:
+        `holds` says so.
         """
-        synced = self._aside.submit(os.fsync, descriptor)
-        try:
-            with contextlib.suppress(FileNotFoundError):  # who shared the sync has it all the same
-                self._sync(target.parent)
-        finally:
-            wait([synced])  # until then the descriptor is in use
-        synced.result()
+        os.fsync(descriptor)
+        with contextlib.suppress(FileNotFoundError):  # who shared the sync has it all the same
+            self._sync(target.parent)
 
     def _rename_synced(self, part: Path, target: Path) -> None:
         in_folder(target.parent, lambda: part.rename(target))

@@ -46,6 +46,13 @@ class Line(Protocol):
     def raw(self) -> socket.socket:
         """Return the socket."""
 
+    @property
+    def has_ahead(self) -> bool:
+        """Return whether bytes were read that nobody has asked for yet."""
+
+    def read_ahead(self) -> None:
+        """Read from now on more than is asked for, if it has come."""
+
     def recv(self, num_bytes: int) -> bytearray:
         """Return exactly so many bytes, or fewer if the peer closed."""
 
@@ -146,6 +153,7 @@ class _Reader:
         self._otherwise = self._dul._is_transport_event
         self._line, self._raw, self._bell, self._turns = line, line.raw, bell, turns
         self._header: bytearray | None = None
+        line.read_ahead()
         self._poll = select.poll()
         self._poll.register(bell.descriptor, select.POLLIN)
         self._poll.register(line.raw, select.POLLIN)
@@ -159,6 +167,9 @@ class _Reader:
         if wrapped is None or wrapped.socket is None:
             self._bell.wait()
             return False
+        if state != _TRANSFER and self._line.has_ahead:  # pynetdicom would ask the socket
+            self._dul._read_pdu_data()
+            return True
         if state == _CLOSING:
             return self._otherwise()
         if not self._is_ready():
@@ -181,7 +192,7 @@ class _Reader:
         return dul.to_provider_queue.empty() and dul.event_queue.empty() and not dul._kill_thread
 
     def _is_ready(self) -> bool:
-        if isinstance(self._raw, ssl.SSLSocket) and self._raw.pending():
+        if self._line.has_ahead or (isinstance(self._raw, ssl.SSLSocket) and self._raw.pending()):
             return True
         ready = [descriptor for descriptor, _ in self._poll.poll(_LOOK_SECONDS * 1000)]
         if self._bell.descriptor in ready:

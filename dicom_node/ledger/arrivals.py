@@ -5,7 +5,7 @@ Nearly every instance is new, and its study is still being received. All else is
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, Engine, bindparam, case, insert, select, union_all, update
+from sqlalchemy import Engine, PoolProxiedConnection, bindparam, case, insert, select, union_all, update
 
 from dicom_node.identity import UID
 from dicom_node.ledger.prepared import Prepared
@@ -72,11 +72,11 @@ class Arrivals:
         self._add = Prepared(_ADD, engine)
         self._touch = Prepared(_TOUCH, engine)
 
-    def is_mentioned(self, connection: Connection, sop_instance_uid: UID) -> bool:
+    def is_mentioned(self, connection: PoolProxiedConnection, sop_instance_uid: UID) -> bool:
         """Return whether the ledger has anything by this UID: an instance, or what the node wrote."""
         return self._mention.first(connection, {"sop_instance_uid": sop_instance_uid}) is not None
 
-    def add(self, connection: Connection, study_uid: UID, instance: Mapping[str, object]) -> int | None:
+    def add(self, connection: PoolProxiedConnection, study_uid: UID, instance: Mapping[str, object]) -> int | None:
         """Add a row to a study that is being received; the caller holds the name of the instance.
 
         Returns:
@@ -86,6 +86,6 @@ class Arrivals:
         added = self._add.first(connection, {"study_instance_uid": study_uid, **instance})
         return None if added is None else int(added[0])
 
-    def touch(self, connection: Connection, study_id: int, now: object) -> None:
+    def touch(self, connection: PoolProxiedConnection, study_id: int, now: object) -> None:
         """Date the study's last arrival, and that a worker is called for it, to now."""
         self._touch.first(connection, {"study": study_id, "now": now})

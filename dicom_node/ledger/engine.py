@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, PoolProxiedConnection, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicom_node.errors import ConfigurationError, LedgerUnavailable
+from dicom_node.ledger.prepared import failure, translated
 from dicom_node.ledger.schema import Table
 
 Sessions = sessionmaker[Session]
@@ -36,7 +37,6 @@ LOCK_SECONDS = 5
 _MIGRATION_LOCK = 0x6563686F  # any constant; "echo"
 _MIGRATION_SECONDS = 3600.0
 _READING = "ledger_reading"
-_ASKING = "ledger_asking"
 _LOCK_NAME = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 
@@ -79,12 +79,22 @@ def reading(sessions: Sessions) -> Iterator[Session]:
 
 
 @contextmanager
-def asking(sessions: Sessions) -> Iterator[Connection]:
-    """Give a connection for one question: it waits for no writer, and is the cheapest way to ask."""
+def asking(sessions: Sessions) -> Iterator[PoolProxiedConnection]:
+    """Give the driver's connection for one question, a prepared one: it waits for no writer, and is the cheapest way.
+
+    Raises:
+        DBAPIError: the ledger is away.
+    """
     engine = sessions.kw["bind"]
     assert isinstance(engine, Engine)
-    with engine.connect() as connection:
-        yield connection.execution_options(**{_ASKING: True})
+    try:
+        connection = engine.raw_connection()
+    except failure(engine.dialect) as error:
+        raise translated(error, engine.dialect) from error
+    try:
+        yield connection
+    finally:
+        connection.close()  # which gives it back
 
 
 def lock_name(on: Session | Connection, name: str) -> None:
@@ -146,9 +156,8 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once with "database is locked" when another wrote in
     # between, whatever busy_timeout says; one that begins as a writer waits its turn.
-    options = connection.get_execution_options()
-    if not options.get(_ASKING, False):  # one statement is a transaction of its own
-        connection.exec_driver_sql("BEGIN" if options.get(_READING, False) else "BEGIN IMMEDIATE")
+    is_reading = connection.get_execution_options().get(_READING, False)
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
 
 
 def _use_wal(engine: Engine) -> None:

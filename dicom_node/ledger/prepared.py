@@ -1,13 +1,14 @@
-"""Statements that are run for each instance: compiled once for their engine, and handed to its driver as text.
+"""Statements that are run for each instance: compiled once for their engine, and run by its driver alone.
 
-What SQLAlchemy does for a statement each time it runs (its cache key, its parameters, its result) costs several times
+What SQLAlchemy does for a statement each time it runs (its context, its parameters, its result) costs several times
 what the database needs for it.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Engine
+from sqlalchemy import Dialect, Engine, PoolProxiedConnection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -22,6 +23,7 @@ class Prepared:
         compiled = statement.compile(dialect=engine.dialect)
         assert isinstance(compiled, SQLCompiler)
         self._text = str(compiled)
+        self._dialect = engine.dialect
         self._order = compiled.positiontup
         """Of the parameters, where the driver goes by their places."""
         self._converts = {name: _converter(bind.type, engine.dialect) for bind, name in compiled.bind_names.items()}
@@ -31,17 +33,41 @@ class Prepared:
             if not bind.required
         }
 
-    def first(self, connection: Connection, values: Mapping[str, object]) -> tuple[Any, ...] | None:
-        """Return the first row that it gives, None if there is none, or it gives none."""
+    def first(self, connection: PoolProxiedConnection, values: Mapping[str, object]) -> tuple[Any, ...] | None:
+        """Return the first row that it gives, None if there is none, or it gives none.
+
+        Raises:
+            DBAPIError: as SQLAlchemy would.
+        """
         given = self._constants | {name: self._converted(name, value) for name, value in values.items()}
         parameters = given if self._order is None else tuple(given[name] for name in self._order)
-        result = connection.exec_driver_sql(self._text, parameters)
-        row = result.first() if result.returns_rows else None
-        return None if row is None else tuple(row)
+        cursor = connection.cursor()
+        try:
+            cursor.execute(self._text, parameters)
+            row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
+        except failure(self._dialect) as error:
+            raise translated(error, self._dialect) from error
+        finally:
+            cursor.close()
+        return row
 
     def _converted(self, name: str, value: object) -> object:
         convert = self._converts[name]
         return value if convert is None else convert(value)
+
+
+def failure(dialect: Dialect) -> type[Exception]:
+    """Return what a driver raises."""
+    assert dialect.dbapi is not None
+    kind: type[Exception] = dialect.dbapi.Error
+    return kind
+
+
+def translated(error: Exception, dialect: Dialect) -> DBAPIError:
+    """Return what SQLAlchemy would raise for an error of the driver; it names no parameters: they are a patient's."""
+    found = DBAPIError.instance(None, None, error, failure(dialect), dialect=dialect)
+    assert isinstance(found, DBAPIError)
+    return found
 
 
 def _converter(kind: Any, dialect: Dialect) -> _Convert | None:

@@ -40,7 +40,7 @@ def added(sessions: Sessions, clock: ManualClock, sop_uid: UID = SOP, study_uid:
     }
     engine = engine_of(sessions)
     with engine.begin() as connection:
-        return Statements(engine).add(connection, study_uid, row)
+        return Statements(engine).add(connection.connection, study_uid, row)
 
 
 def test_a_new_instance_of_a_study_that_is_being_received_is_a_row_as_any_other(
@@ -95,7 +95,7 @@ def test_the_last_arrival_is_never_dated_back(sessions: Sessions, arrivals: Arri
     engine = engine_of(sessions)
     for moment in (clock() + timedelta(seconds=5), clock()):
         with engine.begin() as connection:
-            Statements(engine).touch(connection, study_id, moment)
+            Statements(engine).touch(connection.connection, study_id, moment)
 
     with sessions() as session:
         study = session.scalars(select(Study)).one()

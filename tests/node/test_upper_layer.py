@@ -24,6 +24,7 @@ from tests.doubles.wire_peer import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     RELEASE_RP,
+    RELEASE_RQ,
     US_MULTIFRAME,
     VERIFICATION,
     WirePeer,
@@ -49,6 +50,27 @@ def test_a_data_set_in_many_fragments_is_kept_as_sent(receiver: Receiver, inbox:
 
     assert status == 0x0000
     assert inbox.received[0].dataset == content
+
+
+@pytest.mark.parametrize("size", [1 << 21, 262_150, 70_000, 997])
+def test_all_that_comes_in_one_piece_is_served_though_the_socket_has_nothing_more(
+    receiver: Receiver, inbox: Inbox, size: int
+) -> None:
+    """Three requests and a release, of which the node reads more than it has asked for."""
+    dataset = loop()
+    dataset.add_new(0x7FE00010, "OB", bytes(range(250)) * 1600)
+    content = encoded(dataset)
+    with WirePeer(receiver.port) as peer:
+        peer.associate()
+        whole = 3 * peer.store_message(content) + bytes((RELEASE_RQ, 0, 0, 0, 0, 4)) + bytes(4)
+        for start in range(0, len(whole), size):
+            peer.socket.sendall(whole[start : start + size])
+        statuses = [peer.response().status for _ in range(3)]
+        kind, _ = peer.read_pdu()
+
+    assert statuses == [0x0000] * 3
+    assert kind == RELEASE_RP
+    assert [one.dataset for one in inbox.received] == [content] * 3
 
 
 def test_several_fragments_in_one_pdu_are_taken_in_their_order(receiver: Receiver, inbox: Inbox) -> None:
