@@ -41,7 +41,7 @@ def train(layout: str, folder: Path) -> Path:
     cases, tasks = LAYOUTS[layout]
     data, store, encoder, run = (folder / name for name in ("data", "store", "encoder", "run"))
     trainer("phantom", "--layout", layout, "--out", data, "--cases", cases, "--seed", 7)
-    trainer("prepare", layout, data, "--out", store, "--config", "small", "--seed", _SEEDS[layout])
+    trainer("prepare", layout, data, "--out", store, "--config", "small", "--seed", _SEEDS[layout], "--jobs", 1)
     trainer("pretrain", "--data", store, "--out", encoder, *BRIEF)
     chosen = [part for task in tasks for part in ("--task", task)]
     trainer("finetune", *chosen, "--data", store, "--out", run, "--encoder", encoder, *BRIEF)

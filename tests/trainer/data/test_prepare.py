@@ -66,7 +66,7 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(phantoms: Layouts, tmp_p
         process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = len(list((tmp_path / "killed").glob("shards/*.json")))
         while process.poll() is None:
-            if len(list((tmp_path / "killed").glob("shards/*.json"))) > before + 1 and kills < 3:
+            if len(list((tmp_path / "killed").glob("shards/*.json"))) > before + 1 and kills < 2:
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
                 break
