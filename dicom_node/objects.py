@@ -7,6 +7,7 @@ import importlib.util
 import ssl
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -48,13 +49,21 @@ class ObjectStore:
     An outage is one warning, however many calls it costs, and one line when it is over.
     """
 
-    def __init__(self, settings: Objects) -> None:
+    def __init__(self, settings: Objects, now: Callable[[], float] = time.monotonic) -> None:
         """Connect at the first need: a process that forks must not have done so before."""
         self._settings = settings
         self._prefix = settings.url.removeprefix("s3://").rstrip("/")
         self._files: _Files | None = None
-        self._is_away = False
+        self._now = now
+        self._failed_at: tuple[float, float] | None = None
+        """The first and the last of the calls that failed, one after the other."""
         self._lock = threading.Lock()
+
+    @property
+    def away_seconds(self) -> float:
+        """Return how long each call has failed, from the first to the last one; 0: the last one did not fail."""
+        first, last = self._failed_at or (0.0, 0.0)
+        return last - first
 
     def put(self, relative: str, path: Path) -> None:
         """Make a copy of a file safe in the object store.
@@ -122,7 +131,9 @@ class ObjectStore:
 
     def _note(self, reason: str) -> None:
         with self._lock:
-            was_away, self._is_away = self._is_away, bool(reason)
+            was_away = self._failed_at is not None
+            now = self._now()
+            self._failed_at = ((self._failed_at or (now,))[0], now) if reason else None
         if reason and not was_away:
             log.warning("objects_away", url=self._settings.url, reason=reason)
         elif was_away and not reason:

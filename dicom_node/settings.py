@@ -329,7 +329,7 @@ class Objects(Section):
     endpoint: str = ""
     """http(s)://HOST:PORT of the object store; empty: Amazon's."""
     ca: Annotated[Path, AfterValidator(_absolute)] | None = None
-    """Authorities (PEM) that sign the certificate of an https endpoint; none: those that the system trusts."""
+    """Authorities (PEM) that sign the certificate of an https endpoint; none: those of certifi."""
     key: str = ""
     """Access key; empty: the credentials that the machine has of its own."""
     secret: SecretStr = SecretStr("")
@@ -365,7 +365,7 @@ class Objects(Section):
         unused = [name for name in ("endpoint", "key") if getattr(self, name)]
         if unused and not self.url:
             raise ValueError(f"{unused[0]}: has an effect only with url")
-        if self.ca is not None and not self.endpoint.startswith("https:"):
+        if self.ca is not None and urlsplit(self.endpoint).scheme != "https":
             raise ValueError("ca: has an effect only with an https endpoint")
         return self
 

@@ -72,6 +72,11 @@ class Content:
 class Objects(Protocol):
     """Where machines that share no folder have their files in common, each by its relative path."""
 
+    @property
+    def away_seconds(self) -> float:
+        """Return how long each call has failed, from the first to the last one; 0: the last one did not fail."""
+        ...
+
     def put(self, relative: str, path: Path) -> None:
         """Make a copy safe there; raises ObjectsUnavailable, or OSError of the file."""
         ...
@@ -123,6 +128,11 @@ class InstanceStore:
     def is_shared(self) -> bool:
         """Return whether other machines find in an object store what is kept here."""
         return self._objects is not None
+
+    @property
+    def objects_away_seconds(self) -> float:
+        """Return how long the object store was asked and did not answer; 0: it does, or there is none."""
+        return 0.0 if self._objects is None else self._objects.away_seconds
 
     def path(self, relative: str) -> Path:
         """Return the absolute path of what the ledger keeps as a relative one."""

@@ -93,6 +93,10 @@ def asking(sessions: Sessions) -> Iterator[PoolProxiedConnection]:
         raise translated(error, engine.dialect) from error
     try:
         yield connection
+    except DBAPIError as error:
+        if engine.dialect.is_disconnect(error.orig, connection.dbapi_connection, None):  # type: ignore[arg-type]
+            connection.invalidate(error)
+        raise
     finally:
         connection.close()  # which gives it back
 

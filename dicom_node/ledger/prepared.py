@@ -5,6 +5,7 @@ what the database needs for it.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Dialect, Engine, PoolProxiedConnection
@@ -41,14 +42,12 @@ class Prepared:
         """
         given = self._constants | {name: self._converted(name, value) for name, value in values.items()}
         parameters = given if self._order is None else tuple(given[name] for name in self._order)
-        cursor = connection.cursor()
         try:
-            cursor.execute(self._text, parameters)
-            row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(self._text, parameters)
+                row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
         except failure(self._dialect) as error:
             raise translated(error, self._dialect) from error
-        finally:
-            cursor.close()
         return row
 
     def _converted(self, name: str, value: object) -> object:

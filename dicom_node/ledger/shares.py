@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -37,22 +36,10 @@ class Unshared:
     """Retention removed its file: there is nothing to put there."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Backlog:
-    """What workers wait for and the object store has not got yet."""
-
-    num_instances: int
-    since: datetime | None
-    """When the first of them was received."""
-
-
-def backlog(session: Session) -> Backlog:
-    """Return what workers wait for and the object store has not got yet."""
-    statement = select(func.count(), func.min(Instance.received_at)).where(
-        Instance.shared_at.is_(None), Instance.state == InstanceState.PENDING
-    )
-    num_instances, since = session.execute(statement).one()
-    return Backlog(num_instances=num_instances, since=since)
+def num_waiting(session: Session) -> int:
+    """Return how many instances workers wait for and the object store has not got yet."""
+    waiting = Instance.shared_at.is_(None), Instance.state == InstanceState.PENDING
+    return session.scalar(select(func.count()).select_from(Instance).where(*waiting)) or 0
 
 
 def unshared(sessions: Sessions, limit: int, apart_from: Collection[int] = ()) -> Sequence[Unshared]:

@@ -10,9 +10,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import broker
-from dicom_node.clock import Clock, utc_now
-from dicom_node.ledger import shares
-from dicom_node.ledger.engine import Sessions, reading
+from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.schema import Study
 from dicom_node.settings import Settings
 from dicom_node.store import InstanceStore
@@ -21,7 +19,7 @@ LOST = timedelta(seconds=60)
 """A clock that has not ticked for this long is wrong."""
 
 LATE = timedelta(minutes=5)
-"""An object store that has not taken what came this long ago is wrong."""
+"""An object store that has taken nothing for this long is wrong."""
 
 _FRESH = timedelta(seconds=2)
 _CONNECT_SECONDS = 2
@@ -61,7 +59,6 @@ class Health:
         node_port: int,
         pulse: Pulse,
         now: Callable[[], float] = time.monotonic,
-        clock: Clock = utc_now,
     ) -> None:
         self._settings = settings
         self._sessions = sessions
@@ -69,7 +66,6 @@ class Health:
         self._node_port = node_port
         self._pulse = pulse
         self._now = now
-        self._clock = clock
         self._looking = threading.Lock()
         self._looked_at = 0.0
         self._was_right: bool | None = None
@@ -83,6 +79,8 @@ class Health:
             found.append("nobody accepts DICOM associations")
         if not broker.answers(self._settings.broker.url.get_secret_value()):
             found.append("the broker does not answer")
+        if self._store.objects_away_seconds > LATE.total_seconds():
+            found.append("the object store does not answer")
         if self._pulse.is_lost:
             found.append("the clock of the node does not tick")
         return found
@@ -102,11 +100,6 @@ class Health:
         try:
             with self._sessions.begin() as session:  # writes nothing, but must be allowed to
                 session.execute(update(Study).where(Study.id == -1).values(attempts=0))
-            if self._settings.objects.url:
-                with reading(self._sessions) as session:
-                    backlog = shares.backlog(session)
-                if backlog.since is not None and self._clock() - backlog.since > LATE:
-                    return ["instances wait for the object store, which does not take them"]
         except SQLAlchemyError as error:
             return [f"the ledger cannot be written ({type(error).__name__})"]
         return []

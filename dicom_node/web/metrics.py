@@ -68,6 +68,8 @@ class NodeCollector(Collector):
             _gauge("echo_node_disk_free_bytes", "Free bytes where instances are kept", self._store.free_bytes()),
             _gauge("echo_node_disk_reserve_bytes", "node.min_free_bytes: below it nothing is taken",
                    node.min_free_bytes),
+            _gauge("echo_node_objects_away_seconds", "So long the object store was asked in vain; 0: it answers",
+                   self._store.objects_away_seconds),
             _gauge("echo_node_clock_tick_age_seconds", "Seconds since the node's clock last ticked", self._pulse.age),
             _gauge("echo_node_open_associations", "Associations that peers have with the node now", associations),
         ]  # fmt: skip
@@ -77,7 +79,7 @@ class NodeCollector(Collector):
         with reading(self._sessions) as session:
             found = [_ages(session, now), *_deliveries(session, now), _instances(session)]
             if self._settings.objects.url:
-                found.extend(_unshared(session, now))
+                found.append(_unshared(session))
         studies = count_by_state(self._sessions)
         return [_by_state("echo_node_studies", "Studies in each state", StudyState, studies), *found]
 
@@ -108,12 +110,9 @@ def _instances(session: Session) -> Metric:
     return _by_state("echo_node_instances", text, _OPEN, found)
 
 
-def _unshared(session: Session, now: datetime) -> Iterator[Metric]:
-    backlog = shares.backlog(session)
+def _unshared(session: Session) -> Metric:
     text = "Instances that workers wait for and the object store has not got yet"
-    yield _gauge("echo_node_unshared_instances", text, backlog.num_instances)
-    text = "How long ago the first of them was received; 0: there is none"
-    yield _gauge("echo_node_oldest_unshared_seconds", text, _age(backlog.since, now))
+    return _gauge("echo_node_unshared_instances", text, shares.num_waiting(session))
 
 
 def _by_state(name: str, text: str, states: Iterable[str], values: Mapping[Any, float]) -> Metric:

@@ -135,3 +135,21 @@ def num_waiting(sessions: Sessions) -> int:
     with sessions() as session:
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE "
         return int(session.scalar(text(f"{waiting} datname = current_database())")) or 0)
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+def test_a_connection_that_breaks_while_it_is_asked_is_not_given_to_the_next(
+    sessions: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    statements = Statements(engine_of(sessions))
+    with pytest.raises(OperationalError), asking(sessions) as connection:
+        driver = connection.dbapi_connection
+        assert isinstance(driver, psycopg.Connection)
+        with sessions.begin() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": driver.info.backend_pid})
+        statements.is_mentioned(connection, SOP)
+    with asking(sessions) as connection:
+        is_mentioned = statements.is_mentioned(connection, SOP)
+
+    assert not is_mentioned
+    assert [one.message for one in caplog.records] == []

@@ -27,7 +27,7 @@ from dicom_node.ledger.claims import Claimed
 from dicom_node.ledger.engine import Sessions
 from dicom_node.ledger.schema import Instance
 from dicom_node.ledger.views import study_json
-from dicom_node.objects import check, try_out
+from dicom_node.objects import ObjectStore, check, try_out
 from dicom_node.retention import purge
 from dicom_node.senders import Send
 from dicom_node.settings import Objects, Peer, Retention, settings_from
@@ -44,6 +44,7 @@ from tests.scrape import parsed
 
 SOP = UID("1.2.826.0.1.9.1000")
 PIXELS = b"pixels" * 1000
+AWAY = "the object store does not answer"
 WEEK = Retention(days=7)
 
 
@@ -390,15 +391,13 @@ def test_an_https_endpoint_is_known_by_its_authority(tmp_path: Path) -> None:
             check(Objects(**settings, ca=Path(__file__)))
 
 
-def test_what_waits_for_the_object_store_is_measured_and_after_five_minutes_the_node_is_failing(
-    tmp_path: Path,
-    arrivals: Arrivals,
-    sharer: Sharer,
-    sessions: Sessions,
-    store: InstanceStore,
-    server: ObjectServer,
-    clock: ManualClock,
+def test_how_long_the_object_store_is_away_is_measured_and_after_five_minutes_the_node_is_failing(
+    tmp_path: Path, sessions: Sessions, server: ObjectServer, clock: ManualClock
 ) -> None:
+    now = [50.0]
+    store = InstanceStore(tmp_path / "node", 0, ObjectStore(Objects(**server.settings), lambda: now[0]))
+    arrivals = Arrivals(sessions, store, clock)
+    sharer = Sharer(sessions, store, arrivals.rung.append, clock)
     settings = settings_from(
         {
             "node": {"data_dir": str(tmp_path / "data"), "min_free_bytes": 0},
@@ -411,24 +410,24 @@ def test_what_waits_for_the_object_store_is_measured_and_after_five_minutes_the_
         registry = CollectorRegistry()
         registry.register(NodeCollector(settings, sessions, store, Pulse(), clock))
         found = parsed(generate_latest(registry).decode())
-        return found("echo_node_unshared_instances"), found("echo_node_oldest_unshared_seconds")
+        return found("echo_node_unshared_instances"), found("echo_node_objects_away_seconds")
 
     with socket.create_server(("127.0.0.1", 0), backlog=20) as door:
-        health = Health(settings, sessions, store, door.getsockname()[1], Pulse(), clock=clock)
+        health = Health(settings, sessions, store, door.getsockname()[1], Pulse())
         server.stop()
         arrivals.send(sop_uid=SOP, dataset=PIXELS)
-        clock.pass_by(LATE.total_seconds())
-        arrivals.send(sop_uid=UID(f"{SOP}.1"), dataset=PIXELS)
-        soon, early = waiting(), health.wrong()
-        clock.pass_by(1)
-        late, wrong = waiting(), health.wrong()
+        said: list[tuple[tuple[float, float], bool]] = []
+        for passed in (0.0, LATE.total_seconds(), 1.0):
+            now[0] += passed
+            with pytest.raises(ObjectsUnavailable):
+                sharer.share_due()
+            said.append((waiting(), AWAY in health.wrong()))
+        now[0] += 3600
         server.start()
         sharer.share_due()
-        after, right = waiting(), health.wrong()
+        said.append((waiting(), AWAY in health.wrong()))
 
-    said = "instances wait for the object store, which does not take them"
-    assert (soon, late, after) == ((2, 300), (2, 301), (0, 0))
-    assert [said in one for one in (early, wrong, right)] == [False, True, False]
+    assert said == [((1, 0), False), ((1, 300), False), ((1, 301), True), ((0, 0), False)]
 
 
 def test_an_object_store_that_can_be_used_is_left_as_it_was(server: ObjectServer) -> None:

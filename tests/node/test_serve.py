@@ -28,6 +28,7 @@ from tests import patience
 from tests.doubles.certificates import authority
 from tests.doubles.datasets import loop
 from tests.doubles.syslog_server import TlsSyslog
+from tests.doubles.wire_peer import WirePeer
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _DEADLINE = 90.0
@@ -259,9 +260,8 @@ def store_one_loop(port: int) -> int:
 
 def is_rejected(port: int) -> bool:
     """Return whether an association for another application is."""
-    ae = AE(ae_title="SCANNER")
-    ae.add_requested_context(_VERIFICATION)
-    return ae.associate("127.0.0.1", port, ae_title="ANYONE").is_rejected
+    with WirePeer(port, called="ANYONE", calling="SCANNER") as peer:  # pynetdicom would leave its socket open
+        return peer.associate().rejection is not None
 
 
 def let_it_be_old(data_dir: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from pynetdicom import AE
 
 from dicom_node.dispatch import Bell
 from dicom_node.metrics.shared import folder_of
 from model.tasks import View
 from tests.binaries import free_port
 from tests.doubles.pacs import DOCUMENTS, running_pacs
+from tests.doubles.wire_peer import WirePeer
 from tests.scrape import Scrape, scrape
 from tests.system.nodes import Node, configured, running, running_redis, running_worker, wait_until
 from tests.system.studies import phantom_study
@@ -55,9 +55,8 @@ def header_bytes(part10: bytes) -> int:
 
 def is_rejected(node: Node, called: str) -> bool:
     """Return whether the node rejects an association for this AE title."""
-    ae = AE(ae_title="SCANNER")
-    ae.add_requested_context("1.2.840.10008.1.1")
-    return ae.associate("127.0.0.1", node.port, ae_title=called).is_rejected
+    with WirePeer(node.port, called=called, calling="SCANNER") as peer:  # pynetdicom would leave its socket open
+        return peer.associate().rejection is not None
 
 
 def test_a_study_on_its_way_is_counted_exactly_and_no_death_of_a_process_changes_that(tmp_path: Path) -> None:
