@@ -2,14 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from dicom_node.clock import utc_now
@@ -79,7 +81,12 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     studies, refused = _sort(_files(paths))
     section = ReportSection() if with_pictures else ReportSection().without_pictures
-    analysed = [_analyse(study_uid, files, engine, out, section) for study_uid, files in sorted(studies.items())]
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("analysed", total=sum(map(len, studies.values())))
+        analysed = [
+            _analyse(study_uid, files, engine, out, section, step=partial(bar.advance, task))
+            for study_uid, files in sorted(studies.items())
+        ]
     documents = [document for document, _ in analysed]
     if as_json:
         content = {
@@ -150,11 +157,21 @@ def _identify(path: Path) -> Found | Refused:
 
 
 def _analyse(
-    study_uid: str, files: Sequence[Found], engine: Engine, out: Path, section: ReportSection
+    study_uid: str,
+    files: Sequence[Found],
+    engine: Engine,
+    out: Path,
+    section: ReportSection,
+    *,
+    step: Callable[[], None],
 ) -> tuple[dict[str, Any], tuple[Subject, ...]]:
-    """Return the study as `dicom-node study --json` shows it, without deliveries, and its instances."""
+    """Return the study as `dicom-node study --json` shows it, without deliveries, and its instances; `step` is called
+    after each instance."""
     received_at = utc_now()
-    verdicts = list(analyse_files([one.path for one in files], engine, with_attention=bool(section.pictures)))
+    verdicts = []
+    for verdict in analyse_files([one.path for one in files], engine, with_attention=bool(section.pictures)):
+        verdicts.append(verdict)
+        step()
     subjects = tuple(
         Subject(
             sop_instance_uid=one.sop_instance_uid,

@@ -3,8 +3,10 @@
 import threading
 from datetime import timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, select, text, update
+from sqlalchemy.exc import OperationalError
 
 from dicom_node.identity import UID
 from dicom_node.ledger.arrivals import Arrivals as Statements
@@ -142,12 +144,17 @@ def test_a_connection_that_breaks_while_it_is_asked_is_not_given_to_the_next(
     sessions: Sessions, caplog: pytest.LogCaptureFixture
 ) -> None:
     statements = Statements(engine_of(sessions))
-    with pytest.raises(OperationalError), asking(sessions) as connection:
-        driver = connection.dbapi_connection
-        assert isinstance(driver, psycopg.Connection)
-        with sessions.begin() as other:
-            other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": driver.info.backend_pid})
-        statements.is_mentioned(connection, SOP)
+
+    def ask_while_the_server_hangs_up() -> None:
+        with asking(sessions) as connection:
+            driver = connection.dbapi_connection
+            assert isinstance(driver, psycopg.Connection)
+            with sessions.begin() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": driver.info.backend_pid})
+            statements.is_mentioned(connection, SOP)
+
+    with pytest.raises(OperationalError):
+        ask_while_the_server_hangs_up()
     with asking(sessions) as connection:
         is_mentioned = statements.is_mentioned(connection, SOP)
 

@@ -165,3 +165,18 @@ def test_analyse_shows_them_without_a_network(folder: Path, tmp_path: Path, caps
 
     assert offline.run([folder], tmp_path / "table", None, False, None) == 0
     assert "cart: lvef" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_analyse_shows_on_a_terminal_how_far_it_is(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(is_terminal)))
+    assert offline.run([folder], tmp_path / "out", None, False, None) == 0
+    said = capsys.readouterr().err
+
+    assert ("analysed" in said, "100%" in said) == (is_terminal, is_terminal)
