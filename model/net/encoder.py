@@ -11,6 +11,7 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.net.head_by_head import attend_head_by_head
 from model.net.tubelet import TubeletEmbed, sincos_table
 
 
@@ -85,14 +86,16 @@ class Encoder(nn.Module):
 def make_blocks(dim: int, depth: int, heads: int, mlp_dim: int, eps: float, *, drop_path: float = 0.0) -> nn.ModuleList:
     """Return VideoMAE's pre-norm blocks, with timm's random weights; drop path rises to `drop_path` at the last."""
     return nn.ModuleList(
-        EvaBlock(
-            dim,
-            heads,
-            qkv_bias=True,
-            qkv_fused=True,
-            mlp_ratio=mlp_dim / dim,
-            norm_layer=partial(nn.LayerNorm, eps=eps),
-            drop_path=drop_path * number / max(depth - 1, 1),
+        attend_head_by_head(
+            EvaBlock(
+                dim,
+                heads,
+                qkv_bias=True,
+                qkv_fused=True,
+                mlp_ratio=mlp_dim / dim,
+                norm_layer=partial(nn.LayerNorm, eps=eps),
+                drop_path=drop_path * number / max(depth - 1, 1),
+            )
         )
         for number in range(depth)
     )
