@@ -420,10 +420,10 @@ class InstanceStore:
                 _write_all(descriptor, pieces)
                 path = target()
                 is_named = name_first and give_new_name(part, self._root / path)
-                if is_named:
-                    self._sync_with_name(descriptor, self._root / path)
-                else:
-                    os.fsync(descriptor)
+                os.fsync(descriptor)
+                if is_named:  # a file system with a journal has made the name safe with the file: this costs little
+                    with contextlib.suppress(FileNotFoundError):  # a sweep took both: `holds` says so
+                        self._sync((self._root / path).parent)
                 inode = os.fstat(descriptor).st_ino
             except BaseException:
                 os.close(descriptor)
@@ -453,17 +453,6 @@ class InstanceStore:
             raise StoreError(f"{self._root}: cannot be looked at: {error.strerror}") from error
         if free - num_bytes < self._min_free_bytes:
             raise OutOfSpace(f"{free} bytes free, {num_bytes} wanted, node.min_free_bytes is {self._min_free_bytes}")
-
-    def _sync_with_name(self, descriptor: int, target: Path) -> None:
-        """Make a file and its name safe.
-
-        The name was given first: a file system with a journal has made it safe with the file, and has nothing left to
-        do for the folder. A sweep that took the name, for it has no row yet, and then its folder, is no failure:
-        `holds` says so.
-        """
-        os.fsync(descriptor)
-        with contextlib.suppress(FileNotFoundError):  # who shared the sync has it all the same
-            self._sync(target.parent)
 
     def _rename_synced(self, part: Path, target: Path) -> None:
         in_folder(target.parent, lambda: part.rename(target))

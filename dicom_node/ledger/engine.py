@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicom_node.errors import ConfigurationError, LedgerUnavailable
-from dicom_node.ledger.prepared import failure, translated
+from dicom_node.ledger.prepared import as_sqlalchemy, failure
 from dicom_node.ledger.schema import Table
 
 Sessions = sessionmaker[Session]
@@ -90,7 +90,7 @@ def asking(sessions: Sessions) -> Iterator[PoolProxiedConnection]:
     try:
         connection = engine.raw_connection()
     except failure(engine.dialect) as error:
-        raise translated(error, engine.dialect) from error
+        raise as_sqlalchemy(error, engine.dialect) from error
     try:
         yield connection
     except DBAPIError as error:

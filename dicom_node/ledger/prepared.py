@@ -47,7 +47,7 @@ class Prepared:
                 cursor.execute(self._text, parameters)
                 row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
         except failure(self._dialect) as error:
-            raise translated(error, self._dialect) from error
+            raise as_sqlalchemy(error, self._dialect) from error
         return row
 
     def _converted(self, name: str, value: object) -> object:
@@ -62,7 +62,7 @@ def failure(dialect: Dialect) -> type[Exception]:
     return kind
 
 
-def translated(error: Exception, dialect: Dialect) -> DBAPIError:
+def as_sqlalchemy(error: Exception, dialect: Dialect) -> DBAPIError:
     """Return what SQLAlchemy would raise for an error of the driver; it names no parameters: they are a patient's."""
     found = DBAPIError.instance(None, None, error, failure(dialect), dialect=dialect)
     assert isinstance(found, DBAPIError)
