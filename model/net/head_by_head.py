@@ -28,11 +28,13 @@ class HeadByHead(EvaAttention):
         bias = torch.cat((self.q_bias, self.get_buffer("k_bias"), self.v_bias))
         qkv = functional.linear(x, self.qkv.weight, bias).reshape(batch, length, 3, self.num_heads, -1)
         queries_BHLd, keys_BHLd, values_BHLd = qkv.permute(2, 0, 3, 1, 4)
+        queries_BHLd = queries_BHLd * self.scale
+        keys_BHdL, values_BHLd = keys_BHLd.transpose(-1, -2).contiguous(), values_BHLd.contiguous()
         found_BLHd = qkv.new_empty((batch, length, self.num_heads, qkv.shape[-1]))
         for clip in range(batch):
             for head in range(self.num_heads):
-                queries_Ld = queries_BHLd[clip, head] * self.scale
-                keys_dL, values_Ld = keys_BHLd[clip, head].T.contiguous(), values_BHLd[clip, head].contiguous()
+                queries_Ld, keys_dL = queries_BHLd[clip, head], keys_BHdL[clip, head]
+                values_Ld = values_BHLd[clip, head]
                 for start in range(0, length, _ROWS):
                     rows = slice(start, start + _ROWS)
                     found_BLHd[clip, rows, head] = torch.softmax(queries_Ld[rows] @ keys_dL, dim=-1) @ values_Ld

@@ -141,6 +141,15 @@ def test_low_precision_stays_near_full_precision(make_ensemble: MakeEnsemble, tm
     assert np.array(low[Task.VIEW]) == pytest.approx(np.array(full[Task.VIEW]), abs=0.05)
 
 
+def test_where_the_networks_looked_is_computed_in_full_precision(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
+    path = make_ensemble(tmp_path / "tiny")
+    (clips, _), tasks = some_clips(1), [Task.LVEF]
+
+    full, low = (Ensemble.load(path, precision=one).attention(clips, tasks) for one in ("fp32", "bf16"))
+
+    assert full == low
+
+
 def test_the_digest_is_that_of_the_content_not_of_the_place(make_ensemble: MakeEnsemble, tmp_path: Path) -> None:
     path = make_ensemble(tmp_path / "tiny")
     shutil.copytree(path, tmp_path / "copy")
