@@ -1,45 +1,80 @@
 """Attention in bfloat16 on a CPU, head by head: PyTorch's fused one computes there at the speed of float32.
 
-Legend: B clips, L tokens, H heads, D width, d = D / H.
+Legend: B clips, L tokens, H heads, D width, d = D / H, R tokens of a tile.
 """
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import torch
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _ROWS = 392
-"""Tokens that are looked at together: their weights of 1,568 tokens, 1.2 MB, stay in a core's cache."""
+"""Tokens that are looked at together, a tile: their weights of 1,568 tokens, 1.2 MB, stay in a core's cache."""
 
 
 class HeadByHead(EvaAttention):
-    """timm's attention, and the same another way where that is quicker: not in training, in bfloat16, on a CPU."""
+    """timm's attention, and the same another way where that is quicker: in bfloat16, on a CPU."""
 
     def forward(
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         """Return what timm's would, (B, L, D)."""
-        is_plain = rope is None and attn_mask is None and not is_causal
+        is_plain = rope is None and attn_mask is None and not is_causal and not (self.training and self.attn_drop.p)
         # Who wants to see the weights has switched the fused attention off.
-        if self.training or not self.fused_attn or not is_plain or not _in_bfloat16(x):
+        if not is_plain or not self.fused_attn or not _in_bfloat16(x) or torch.compiler.is_compiling():
             attended: Tensor = super().forward(x, rope=rope, attn_mask=attn_mask, is_causal=is_causal)
             return attended
-        batch, length, dim = x.shape
         bias = torch.cat((self.q_bias, self.get_buffer("k_bias"), self.v_bias))
-        qkv = functional.linear(x, self.qkv.weight, bias).reshape(batch, length, 3, self.num_heads, -1)
+        qkv = functional.linear(x, self.qkv.weight, bias).view(*x.shape[:2], 3, self.num_heads, -1)
         queries_BHLd, keys_BHLd, values_BHLd = qkv.permute(2, 0, 3, 1, 4)
-        queries_BHLd = queries_BHLd * self.scale
-        keys_BHdL, values_BHLd = keys_BHLd.transpose(-1, -2).contiguous(), values_BHLd.contiguous()
-        found_BLHd = qkv.new_empty((batch, length, self.num_heads, qkv.shape[-1]))
-        for clip in range(batch):
-            for head in range(self.num_heads):
-                queries_Ld, keys_dL = queries_BHLd[clip, head], keys_BHdL[clip, head]
-                values_Ld = values_BHLd[clip, head]
-                for start in range(0, length, _ROWS):
-                    rows = slice(start, start + _ROWS)
-                    found_BLHd[clip, rows, head] = torch.softmax(queries_Ld[rows] @ keys_dL, dim=-1) @ values_Ld
-        projected: Tensor = self.proj(self.norm(found_BLHd.reshape(batch, length, dim)))
+        found_BLHd: Tensor = _Attention.apply(queries_BHLd * self.scale, keys_BHLd, values_BHLd)
+        projected: Tensor = self.proj_drop(self.proj(self.norm(found_BLHd.flatten(2))))
         return projected
+
+
+class _Attention(torch.autograd.Function):
+    """The weights of a tile are computed, used, and forgotten; for the gradient they are computed once more."""
+
+    @staticmethod
+    def forward(ctx: Any, queries_BHLd: Tensor, keys_BHLd: Tensor, values_BHLd: Tensor) -> Tensor:
+        ctx.save_for_backward(queries_BHLd, keys_BHLd, values_BHLd)
+        batch, num_heads, length, width = queries_BHLd.shape
+        found_BLHd = queries_BHLd.new_empty((batch, length, num_heads, width))
+        for head in product(range(batch), range(num_heads)):
+            keys_Ld, values_Ld = keys_BHLd[head].contiguous(), values_BHLd[head].contiguous()
+            for rows in _tiles(length):
+                weights_RL = torch.softmax(queries_BHLd[head][rows] @ keys_Ld.T, dim=-1)
+                found_BLHd[head[0], rows, head[1]] = weights_RL @ values_Ld
+        return found_BLHd
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, found_grad_BLHd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries_BHLd, keys_BHLd, values_BHLd = ctx.saved_tensors
+        queries_grad_BHLd, keys_grad_BHLd, values_grad_BHLd = map(torch.empty_like, ctx.saved_tensors)
+        batch, num_heads, length, width = queries_BHLd.shape
+        for head in product(range(batch), range(num_heads)):
+            keys_Ld, values_Ld = keys_BHLd[head].contiguous(), values_BHLd[head].contiguous()
+            # Sums over tiles, in float32.
+            keys_grad_Ld, values_grad_Ld = keys_Ld.new_zeros((2, length, width), dtype=torch.float32)
+            for rows in _tiles(length):
+                queries_Rd, grad_Rd = queries_BHLd[head][rows], found_grad_BLHd[head[0], rows, head[1]]
+                weights_RL = torch.softmax(queries_Rd @ keys_Ld.T, dim=-1)
+                values_grad_Ld += weights_RL.T @ grad_Rd
+                scores_grad_RL = torch._softmax_backward_data(grad_Rd @ values_Ld.T, weights_RL, -1, weights_RL.dtype)
+                queries_grad_BHLd[head][rows] = scores_grad_RL @ keys_Ld
+                keys_grad_Ld += scores_grad_RL.T @ queries_Rd
+            keys_grad_BHLd[head], values_grad_BHLd[head] = keys_grad_Ld, values_grad_Ld
+        return queries_grad_BHLd, keys_grad_BHLd, values_grad_BHLd
+
+
+def _tiles(length: int) -> Iterator[slice]:
+    return (slice(start, start + _ROWS) for start in range(0, length, _ROWS))
 
 
 def attend_head_by_head(block: EvaBlock) -> EvaBlock:

@@ -63,12 +63,57 @@ def test_it_is_taken_there(block: EvaBlock, monkeypatch: pytest.MonkeyPatch) -> 
         ours(torch.randn(1, 5, 48))
 
 
-def test_elsewhere_it_is_timm_s_to_the_last_bit(block: EvaBlock) -> None:
+def test_elsewhere_it_is_timm_s_to_the_last_bit(block: EvaBlock, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens_BLD = torch.randn(2, 30, 48)
 
     assert torch.equal(*both(block, tokens_BLD))
+    assert torch.equal(*both(block.train(), tokens_BLD))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(*both(block.train(), tokens_BLD))
+        assert not torch.equal(*both(block, tokens_BLD))
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # it would unroll every tile
+        assert torch.equal(*both(block, tokens_BLD))
+
+
+def test_weights_that_are_dropped_are_timm_s(block: EvaBlock) -> None:
+    block.train().attn.attn_drop.p = 0.5  # type: ignore[assignment]
+    tokens_BLD = torch.randn(2, 30, 48)
+    said = []
+    for one in (block, attend_head_by_head(copy.deepcopy(block))):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            said.append(one(tokens_BLD))
+
+    assert torch.equal(*said)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 20, 21])
+def test_its_gradients_are_timm_s_within_their_rounding(
+    block: EvaBlock, num_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_by_head, "_ROWS", 10)
+    tokens_BLD, wanted_BLD = torch.randn(2, num_tokens, 48), torch.randn(2, num_tokens, 48)
+    ours = attend_head_by_head(copy.deepcopy(block))
+
+    def gradients(one: EvaBlock, *, half: bool) -> Tensor:
+        given_BLD = tokens_BLD.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            loss = (one.train()(given_BLD).float() * wanted_BLD).sum()
+        found = torch.autograd.grad(loss, [given_BLD, *one.parameters()])
+        return torch.cat([part.flatten() / part.norm().clamp(min=1e-3) for part in found])
+
+    exact = gradients(block, half=False)
+    rounding = (gradients(block, half=True) - exact).norm()
+
+    assert 0 < rounding < 0.1 * exact.norm()
+    assert (gradients(ours, half=True) - exact).norm() <= 1.5 * rounding
+
+
+def test_its_gradients_are_those_of_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By finite differences, in float64, where no rounding hides a mistake."""
+    monkeypatch.setattr(head_by_head, "_ROWS", 2)
+    parts = [torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+
+    assert torch.autograd.gradcheck(head_by_head._Attention.apply, parts)
 
 
 def test_the_weights_keep_their_names_and_no_random_number_is_drawn(block: EvaBlock) -> None:
