@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from pydicom import Dataset, dcmread, dcmwrite
 
 from model.phantom.heart import Heart
+from tests import warm
 from worker.phantom_study import Shot, make_study
 
 AT = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
@@ -53,8 +52,7 @@ def written(study: list[Dataset], folder: Path) -> Path:
 
 def analysed(folder: Path, out: Path, *options: str) -> dict[str, Any]:
     """Return what `dicom-node analyse --json` prints."""
-    command = [sys.executable, "-m", "dicom_node", "analyse", str(folder), "--out", str(out), "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.run("-m", "dicom_node", "analyse", folder, "--out", out, "--json", *options)
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)
     return content

@@ -1,8 +1,6 @@
 """From each data set's layout on disk, by the trainer's commands alone, to reports of a node that was never stopped."""
 
 import io
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from model.ensemble import Ensemble
+from tests import warm
 from tests.doubles.pacs import running_pacs
 from tests.system.nodes import configured, running
 from tests.system.studies import phantom_study
@@ -29,9 +28,7 @@ BRIEF = ("--config", "small", "--set", "max_steps=2", "--set", "batch=8", "--set
 
 def trainer(*arguments: object) -> str:
     """Run a command as a user does; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = warm.run("-m", "trainer", *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -57,6 +57,15 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Orthanc]]:
+    """A node as it is configured by default beside a PACS, for studies that nothing happens to."""
+    pacs_port = free_port()
+    node = configured(tmp_path_factory.mktemp("whole") / "node", pacs_port=pacs_port, quiet=5.0)
+    with pacs_beside(node, pacs_port) as pacs, running(node):
+        yield node, pacs
+
+
 def pacs_beside(node: Node, port: int) -> AbstractContextManager[Orthanc]:
     """Run an Orthanc that knows the node."""
     return running_orthanc(node.folder / "pacs", node_ae="ECHONODE", node_port=node.port, dicom_port=port)
@@ -79,52 +88,6 @@ def send_from(pacs: Orthanc, instances: list[Dataset]) -> None:
     stored = [pacs.upload(part10(one)) for one in instances]
     answer = pacs.send("node", stored)
     assert answer["FailedInstancesCount"] == 0, answer
-
-
-def test_a_real_study_sent_by_orthanc_is_reported_to_orthanc_with_a_reason_for_each_file_that_is_no_loop(
-    tmp_path: Path, shared_data: Path
-) -> None:
-    study = real_study(shared_data)
-    pacs_port = free_port()
-    node = configured(tmp_path / "node", pacs_port=pacs_port, quiet=5.0)
-    with (
-        running_orthanc(tmp_path / "pacs", node_ae="ECHONODE", node_port=node.port, dicom_port=pacs_port) as pacs,
-        running(node),
-    ):
-        send_from(pacs, list(study.values()))
-        kept = node.wait_for(REAL_STUDY)
-        (report,) = reports_in(pacs, REAL_STUDY)
-
-    assert kept["instances"] == len(study)
-    assert kept["loops_analysed"] == len(study) - len(REFUSED)
-    said = [text for text in comments(report) if text.startswith("Not analysed:")]
-    assert len(said) == len(REFUSED)
-    for number, name in enumerate(study, start=1):
-        if name in REFUSED:
-            (line,) = [text for text in said if f"instance {number}," in text or f"instance {number}:" in text]
-            assert REFUSED[name] in line
-    assert_valid_report(report)
-
-
-def test_all_that_a_report_refers_to_is_in_the_pacs_and_opens_no_revision_when_it_comes_back(tmp_path: Path) -> None:
-    study = phantom_study(seed=3, shots=(Shot(view=View.A4C, num_frames=40), Shot(view=View.PLAX, num_frames=40)))
-    study_uid = study[0].StudyInstanceUID
-    pacs_port = free_port()
-    node = configured(tmp_path / "node", pacs_port=pacs_port)
-    with pacs_beside(node, pacs_port) as pacs, running(node):
-        send_from(pacs, study)
-        kept = node.wait_for(study_uid)
-        (report,) = reports_in(pacs, study_uid)
-        held = pacs.find(StudyInstanceUID=study_uid)
-        everything = {dcmread(io.BytesIO(pacs.file(one))).SOPInstanceUID: one for one in held}
-        answer = pacs.send("node", list(everything.values()))
-        after = node.wait_for(study_uid)
-
-    pictures = {one["sop_instance_uid"] for one in kept["reports"][0]["pictures"]}
-    assert len(pictures) == 3
-    assert pictures | {one.SOPInstanceUID for one in study} <= referenced(report) <= everything.keys()
-    assert answer["FailedInstancesCount"] == 0
-    assert (after["state"], after["revision"], after["instances"]) == ("delivered", 1, len(study))
 
 
 def test_two_workers_share_a_study_on_postgresql_and_redis(tmp_path: Path, postgres: PostgresServer) -> None:
@@ -195,20 +158,56 @@ def test_a_flushed_broker_costs_no_study_and_no_second_report(tmp_path: Path) ->
     assert kept["loops_analysed"] == 5
 
 
-def test_a_late_instance_makes_a_second_report_that_names_its_predecessor(tmp_path: Path) -> None:
+def test_a_real_study_sent_by_orthanc_is_reported_to_orthanc_with_a_reason_for_each_file_that_is_no_loop(
+    whole: tuple[Node, Orthanc], shared_data: Path
+) -> None:
+    node, pacs = whole
+    study = real_study(shared_data)
+    send_from(pacs, list(study.values()))
+    kept = node.wait_for(REAL_STUDY)
+    (report,) = reports_in(pacs, REAL_STUDY)
+
+    assert kept["instances"] == len(study)
+    assert kept["loops_analysed"] == len(study) - len(REFUSED)
+    said = [text for text in comments(report) if text.startswith("Not analysed:")]
+    assert len(said) == len(REFUSED)
+    for number, name in enumerate(study, start=1):
+        if name in REFUSED:
+            (line,) = [text for text in said if f"instance {number}," in text or f"instance {number}:" in text]
+            assert REFUSED[name] in line
+    assert_valid_report(report)
+
+
+def test_all_that_a_report_refers_to_is_in_the_pacs_and_opens_no_revision_when_it_comes_back(
+    whole: tuple[Node, Orthanc],
+) -> None:
+    node, pacs = whole
+    study = phantom_study(seed=3, shots=(Shot(view=View.A4C, num_frames=40), Shot(view=View.PLAX, num_frames=40)))
+    study_uid = study[0].StudyInstanceUID
+    send_from(pacs, study)
+    kept = node.wait_for(study_uid)
+    (report,) = reports_in(pacs, study_uid)
+    held = pacs.find(StudyInstanceUID=study_uid)
+    everything = {dcmread(io.BytesIO(pacs.file(one))).SOPInstanceUID: one for one in held}
+    answer = pacs.send("node", list(everything.values()))
+    after = node.wait_for(study_uid)
+
+    pictures = {one["sop_instance_uid"] for one in kept["reports"][0]["pictures"]}
+    assert len(pictures) == 3
+    assert pictures | {one.SOPInstanceUID for one in study} <= referenced(report) <= everything.keys()
+    assert answer["FailedInstancesCount"] == 0
+    assert (after["state"], after["revision"], after["instances"]) == ("delivered", 1, len(study))
+
+
+def test_a_late_instance_makes_a_second_report_that_names_its_predecessor(whole: tuple[Node, Orthanc]) -> None:
+    node, pacs = whole
     *early, late = phantom_study(seed=5)
-    pacs_port = free_port()
-    node = configured(tmp_path / "node", pacs_port=pacs_port, quiet=1.0)
-    with (
-        running_orthanc(tmp_path / "pacs", node_ae="ECHONODE", node_port=node.port, dicom_port=pacs_port) as pacs,
-        running(node),
-    ):
-        send_from(pacs, early)
-        first = node.wait_for(late.StudyInstanceUID)
-        send_from(pacs, [late])
-        wait_until(lambda: len(reports_in(pacs, late.StudyInstanceUID)) == 2 or None, "a second report", node)
-        second = node.wait_for(late.StudyInstanceUID)
-        reports = {str(one.SOPInstanceUID): one for one in reports_in(pacs, late.StudyInstanceUID)}
+    send_from(pacs, early)
+    first = node.wait_for(late.StudyInstanceUID)
+    send_from(pacs, [late])
+    wait_until(lambda: len(reports_in(pacs, late.StudyInstanceUID)) == 2 or None, "a second report", node)
+    second = node.wait_for(late.StudyInstanceUID)
+    reports = {str(one.SOPInstanceUID): one for one in reports_in(pacs, late.StudyInstanceUID)}
 
     assert [one["supersedes"] for one in second["reports"]] == [None, first["reports"][0]["sop_instance_uid"]]
     newest = reports[second["reports"][1]["sop_instance_uid"]]

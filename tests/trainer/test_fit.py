@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from model.tasks import Task, View
+from tests import warm
 from tests.trainer.stores import SPEC, TINY_DECODER, TINY_NET, make_store
 from trainer.config import FinetuneConfig, PretrainConfig, resolve
 from trainer.data.manifest import Sample
@@ -86,19 +86,20 @@ def test_a_killed_run_goes_on_to_the_last_digit(store: Path, tmp_path: Path) -> 
     sets = [f"--set={key}={_toml(value)}" for key, value in settings.items()]
 
     def command(out: str, *more: str) -> list[str]:
-        return [sys.executable, "-m", "trainer", "pretrain", "--config", "small", "--data", str(store), "--epochs",
-                "60", "--out", str(tmp_path / out), *sets, *more]  # fmt: skip
+        return ["-m", "trainer", "pretrain", "--config", "small", "--data", str(store), "--epochs", "60",
+                "--out", str(tmp_path / out), *sets, "--set=max_steps=45", *more]  # fmt: skip
 
-    subprocess.run([*command("whole"), "--set=max_steps=45"], cwd=ROOT, check=True, capture_output=True)
-    process = subprocess.Popen([*command("killed"), "--set=max_steps=45"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    # Started cold, with another seed of its hashes than the killed one and its successor have.
+    subprocess.run([sys.executable, *command("whole")], cwd=ROOT, check=True, capture_output=True)
+    process = warm.start(*command("killed"), cwd=ROOT)
     deadline = time.monotonic() + 120
     metrics = tmp_path / "killed" / METRICS
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 20):
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     before = len(losses(tmp_path / "killed"))
-    subprocess.run([*command("killed", "--resume"), "--set=max_steps=45"], cwd=ROOT, check=True, capture_output=True)
+    warm.run(*command("killed", "--resume"), cwd=ROOT).check_returncode()
 
     assert 10 <= before < 45
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")

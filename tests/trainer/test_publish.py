@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from model.bundle import BundleError, load, reference_clip  # type: ignore[attr-defined]
 from model.ensemble import CURRENT, Ensemble, locate
 from model.tasks import Task
+from tests import warm
 from tests.trainer.runs import make_run, make_tested_store
 from trainer import publish as module
 from trainer.errors import PublishError, RunError, UsageError
@@ -302,8 +301,8 @@ def publish_and_die(run: Path, shelf: Path, where: str) -> None:
         f"with mock.patch('{where}', lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)):\n"
         f"    trainer.publish.publish([Path({str(run)!r})], Path({str(shelf)!r}), '1.1', force='to see')\n"
     )
-    died = subprocess.run([sys.executable, "-c", killer], cwd=ROOT, capture_output=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    died = warm.run("-c", killer, cwd=ROOT)
+    assert died.returncode == -signal.SIGKILL, died.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from model.clip.spec import ClipSpec
+from tests import warm
 from tests.trainer.data.conftest import Layouts
 from trainer.data import prepare as module
 from trainer.data.manifest import Pixels
@@ -56,22 +56,23 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(phantoms: Layouts, tmp_p
     (tmp_path / "config.toml").write_text("[clip]\nsize = 48\n[net]\nsize = 48\n")
 
     def command(out: str) -> list[str]:
-        return [sys.executable, "-c", _WITH_SMALL_SHARDS, "prepare", "mimic", str(root), "--out", str(tmp_path / out),
+        return ["-c", _WITH_SMALL_SHARDS, "prepare", "mimic", str(root), "--out", str(tmp_path / out),
                 "--config", str(tmp_path / "config.toml"), "--format", "raw", "--jobs", "2"]  # fmt: skip
 
-    subprocess.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
+    # Started cold, with another seed of its hashes than the killed ones have.
+    subprocess.run([sys.executable, *command("whole")], cwd=ROOT, check=True, capture_output=True)
     kills = 0
     seen: set[int] = set()
     while True:
-        process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = warm.start(*command("killed"), cwd=ROOT)
         before = len(list((tmp_path / "killed").glob("shards/*.json")))
-        while process.poll() is None:
+        while process.exitcode is None:
             if len(list((tmp_path / "killed").glob("shards/*.json"))) > before + 1 and kills < 2:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 kills += 1
                 break
             time.sleep(0.002)
-        process.wait()
+        process.join()
         seen.add(before)
         if (tmp_path / "killed" / "store.json").exists():
             break
@@ -217,11 +218,11 @@ def test_the_lock_of_a_killed_preparation_is_free(phantoms: Layouts, tmp_path: P
     )
     arguments = ["prepare", "echonet", str(phantoms("echonet")), "--out", str(tmp_path / "store"),
                  "--config", str(tmp_path / "config.toml"), "--format", "raw"]  # fmt: skip
-    died = subprocess.run([sys.executable, "-c", killer, *arguments], cwd=ROOT, capture_output=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    died = warm.run("-c", killer, *arguments, cwd=ROOT)
+    assert died.returncode == -signal.SIGKILL, died.stderr
     assert (tmp_path / "store" / ".lock").exists()
 
-    subprocess.run([sys.executable, "-m", "trainer", *arguments], cwd=ROOT, capture_output=True, check=True)
+    warm.run("-m", "trainer", *arguments, cwd=ROOT).check_returncode()
 
     assert len(ClipStore.open(tmp_path / "store").samples) == 12
     assert not (tmp_path / "store" / ".lock").exists()
