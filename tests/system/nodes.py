@@ -116,6 +116,10 @@ def wait_until(probe: Callable[[], T | None], what: str, node: Node, deadline: f
     raise AssertionError(f"not in {deadline:.0f} s: {what}\n{node.log[-4000:]}")
 
 
+WITHOUT_PICTURES = "[report]\nsaliency = false\nsummary = false\nsummary_pdf = false"
+"""`extra` of a node whose reports nobody looks at: drawing a study's pictures takes twelve seconds of a processor."""
+
+
 def configured(
     folder: Path,
     *,

@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from model.ensemble import Ensemble
 from tests import warm
 from tests.doubles.pacs import running_pacs
-from tests.system.nodes import configured, running
+from tests.system.nodes import WITHOUT_PICTURES, configured, running
 from tests.system.studies import phantom_study
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,8 @@ def test_every_layout_ends_in_the_reports_of_a_running_node(tmp_path: Path) -> N
         runs = dict(zip(LAYOUTS, pool.map(lambda layout: train(layout, tmp_path / layout), LAYOUTS), strict=True))
     with ExitStack() as stack:
         pacs = stack.enter_context(running_pacs())
-        node = configured(tmp_path / "node", pacs_port=pacs.port, pacs_ae="PACS", extra=f'[ensemble]\npath = "{shelf}"')
+        extra = f'[ensemble]\npath = "{shelf}"\n{WITHOUT_PICTURES}'
+        node = configured(tmp_path / "node", pacs_port=pacs.port, pacs_ae="PACS", extra=extra)
         for number, layout in enumerate(LAYOUTS):
             # A data set without views cannot be an ensemble: the run of the first recognises them.
             members = [runs[layout]] if "view" in LAYOUTS[layout][1] else [runs[layout], runs["mimic"]]

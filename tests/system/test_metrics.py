@@ -17,7 +17,15 @@ from tests.binaries import free_port
 from tests.doubles.pacs import DOCUMENTS, running_pacs
 from tests.doubles.wire_peer import WirePeer
 from tests.scrape import Scrape, scrape
-from tests.system.nodes import Node, configured, running, running_redis, running_worker, wait_until
+from tests.system.nodes import (
+    WITHOUT_PICTURES,
+    Node,
+    configured,
+    running,
+    running_redis,
+    running_worker,
+    wait_until,
+)
 from tests.system.studies import phantom_study
 from worker.phantom_study import Shot
 
@@ -63,8 +71,7 @@ def test_a_study_on_its_way_is_counted_exactly_and_no_death_of_a_process_changes
     study = phantom_study(seed=3, shots=SHOTS)
     uid = study[0].StudyInstanceUID
     with running_pacs(classes=DOCUMENTS) as pacs:
-        more = "[report]\nsaliency = false\nsummary = false\nsummary_pdf = false"
-        node = configured(tmp_path / "node", pacs_port=pacs.port, pacs_ae="PACS", quiet=1.0, extra=more)
+        node = configured(tmp_path / "node", pacs_port=pacs.port, pacs_ae="PACS", quiet=1.0, extra=WITHOUT_PICTURES)
         with running(node):
             before = scraped(node)  # `running` has asked whether it listens
             released = before("echo_node_associations_ended_total", end="released")

@@ -16,7 +16,15 @@ from dicom_node.dispatch import QUEUE
 from model.tasks import View
 from tests.binaries import free_port
 from tests.peers import PostgresServer, running_postgres
-from tests.system.nodes import Node, configured, running, running_redis, running_worker, wait_until
+from tests.system.nodes import (
+    WITHOUT_PICTURES,
+    Node,
+    configured,
+    running,
+    running_redis,
+    running_worker,
+    wait_until,
+)
 from tests.system.orthanc import Orthanc, running_orthanc
 from tests.system.studies import REAL_STUDY, part10, phantom_study, real_study
 from tests.system.validators import assert_valid_report, referenced
@@ -96,7 +104,7 @@ def test_two_workers_share_a_study_on_postgresql_and_redis(tmp_path: Path, postg
     with running_redis(tmp_path / "redis") as broker_url:
         node = configured(
             tmp_path / "node", pacs_port=pacs_port, database_url=postgres.new_database(), broker_url=broker_url,
-            extra="[worker]\nmax_batch = 1",
+            extra=f"[worker]\nmax_batch = 1\n{WITHOUT_PICTURES}",
         )  # fmt: skip
         with (
             pacs_beside(node, pacs_port) as pacs,
@@ -118,7 +126,7 @@ def test_two_workers_share_a_study_on_postgresql_and_redis(tmp_path: Path, postg
 def test_a_killed_worker_child_costs_no_study_and_no_second_report(tmp_path: Path) -> None:
     study = phantom_study(seed=3)
     pacs_port = free_port()
-    node = configured(tmp_path / "node", pacs_port=pacs_port)
+    node = configured(tmp_path / "node", pacs_port=pacs_port, extra=WITHOUT_PICTURES)
     with (
         running_orthanc(tmp_path / "pacs", node_ae="ECHONODE", node_port=node.port, dicom_port=pacs_port) as pacs,
         running(node),
@@ -139,7 +147,7 @@ def test_a_flushed_broker_costs_no_study_and_no_second_report(tmp_path: Path) ->
     study = phantom_study(seed=4)
     pacs_port = free_port()
     with running_redis(tmp_path / "redis") as broker_url:
-        node = configured(tmp_path / "node", pacs_port=pacs_port, broker_url=broker_url)
+        node = configured(tmp_path / "node", pacs_port=pacs_port, broker_url=broker_url, extra=WITHOUT_PICTURES)
         with (
             pacs_beside(node, pacs_port) as pacs,
             running(node),

@@ -7,7 +7,7 @@ import pytest
 from model.tasks import View
 from tests.doubles.pacs import DOCUMENTS, running_pacs
 from tests.doubles.poisoned import FAILS, HANGS, KILLS
-from tests.system.nodes import configured, running, running_redis, running_worker
+from tests.system.nodes import WITHOUT_PICTURES, configured, running, running_redis, running_worker
 from tests.system.studies import phantom_study
 from worker.phantom_study import Shot
 
@@ -19,7 +19,7 @@ def test_a_loop_that_hangs_or_kills_its_reader_is_given_up_and_the_rest_goes_on(
     study = phantom_study(seed=5, shots=(*poisons, Shot(view=View.A4C, num_frames=40)))
     after = phantom_study(seed=6, shots=(Shot(view=View.A4C, num_frames=40),))
     with running_redis(tmp_path / "redis") as broker_url, running_pacs(classes=DOCUMENTS) as pacs:
-        extra = "[worker]\nloop_seconds = 12\n[report]\nsaliency = false\nsummary = false\nsummary_pdf = false"
+        extra = f"[worker]\nloop_seconds = 12\n{WITHOUT_PICTURES}"
         node = configured(tmp_path / "node", pacs_port=pacs.port, broker_url=broker_url, extra=extra)
         with running(node), running_worker(node, "one", app="tests.doubles.poisoned"):
             node.send(study)
