@@ -4,7 +4,7 @@ The embedded broker, the node's bell and a real Celery worker, as `dicom-node se
 that the ledger does not know costs the worker two questions: what is measured is the way to it, from the call to
 Celery's own event that the task has started. Then a node whose worker is killed in the middle of a study.
 
-    python benchmarks/dispatch.py [--calls 150] [--kills 3]
+    python benchmarks/dispatch.py [--calls 150] [--kills 2]
 """
 
 import os
@@ -26,7 +26,7 @@ from dicom_node.ledger.engine import close_ledger, open_ledger
 from tests.binaries import free_port
 from tests.system.nodes import Node, configured, running_worker, wait_until
 
-PAUSE = 0.3
+PAUSE = 0.2
 """Seconds between calls: the worker waits, and the bell has rested from the call before."""
 DEADLINE = 120.0
 
@@ -118,7 +118,7 @@ def main() -> None:
     """Call and kill."""
     options_of = parser(__doc__)
     options_of.add_argument("--calls", type=int, default=150)
-    options_of.add_argument("--kills", type=int, default=3)
+    options_of.add_argument("--kills", type=int, default=2)
     options = options_of.parse_args()
     rows = Results(options.results)
     with tempfile.TemporaryDirectory() as name:

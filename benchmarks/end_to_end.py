@@ -4,7 +4,7 @@ A node as `dicom-node serve` runs it with the embedded defaults (two receiving p
 CPU), the small ensemble that ships, pictures as configured by default, and a PACS that waits. The quiet period is
 taken out where it says so: how long it is, is the hospital's choice.
 
-    python benchmarks/end_to_end.py [--studies 3] [--loops 20] [--over 20] [--at-once 20]
+    python benchmarks/end_to_end.py [--studies 2] [--loops 20] [--over 20] [--at-once 20]
 """
 
 import queue
@@ -86,7 +86,7 @@ def at_once(pictures: list[Dataset], port: int, pacs: Pacs, options: Any, rows: 
 def main() -> None:
     """Run a node and send it studies."""
     options_of = parser(__doc__)
-    options_of.add_argument("--studies", type=int, default=3)
+    options_of.add_argument("--studies", type=int, default=2)
     options_of.add_argument("--loops", type=int, default=20)
     options_of.add_argument("--over", type=float, default=20.0, help="seconds")
     options_of.add_argument("--at-once", type=int, default=20)

@@ -5,7 +5,7 @@ their results, a report with two pictures, its delivery, commitments. The peer i
 measured in turn; what a measurement added is removed after it. Files and SQLite's ledger lie in memory, and PostgreSQL
 does not fsync: no disk hides what grows.
 
-    python benchmarks/growth.py [--largest 100000] [--pairs 9] [--engine sqlite --engine postgresql]
+    python benchmarks/growth.py [--largest 100000] [--pairs 5] [--engine sqlite --engine postgresql]
 """
 
 import logging
@@ -47,7 +47,7 @@ from tests.system.nodes import configured, running, wait_until
 
 SMALL = 100
 AIM = 1.2
-LOOPS, STUDIES = 4, 10
+LOOPS, STUDIES = 4, 6
 """Of a study, and of a measurement."""
 QUEUED_STUDIES, QUEUED_LOOPS = 500, 20
 STRIDE = 1_000
@@ -385,7 +385,7 @@ def compare(
             lambda: started(folder / "start", urls[largest], broker_url),
             lambda: started(folder / "start", urls[SMALL], broker_url),
             of_small,
-            pairs=pairs // 3,
+            pairs=max(pairs // 3, 2),
         )
 
 
@@ -393,7 +393,7 @@ def main() -> None:
     """Compare on each engine."""
     options_of = parser(__doc__)
     options_of.add_argument("--largest", type=int, default=100_000, help="studies")
-    options_of.add_argument("--pairs", type=int, default=9)
+    options_of.add_argument("--pairs", type=int, default=5)
     options_of.add_argument("--engine", action="append", choices=ENGINES)
     options = options_of.parse_args()
     results = Results(options.results)

@@ -5,7 +5,7 @@ committed. The cart is dcmtk's storescu, with its certificate. The hostile are a
 open that say nothing and 20 that stop in the middle of their TLS handshake, and opens another for each that is closed.
 Many short pairs, A B B A, so that a noisy neighbour meets both. Below 0.8 of the undisturbed rate it fails.
 
-    python benchmarks/hostile_connections.py [--pairs 12] [--instances 40] [--plain]
+    python benchmarks/hostile_connections.py [--pairs 8] [--instances 40] [--plain]
 
 --plain: the same without TLS; what stops then stops in the middle of its association request.
 """
@@ -180,7 +180,7 @@ def send(port: int, folder: Path, options: Sequence[str]) -> float:
 def main() -> None:
     """Send in pairs and add the ratio."""
     options_of = parser(__doc__)
-    options_of.add_argument("--pairs", type=int, default=12)
+    options_of.add_argument("--pairs", type=int, default=8)
     options_of.add_argument("--instances", type=int, default=40)
     options_of.add_argument("--plain", action="store_true")
     options = options_of.parse_args()

@@ -6,7 +6,7 @@ for Nagle's algorithm; neither dcmtk's storescp nor pynetdicom's fsyncs. All off
 get the same data sets from the same sender: loops of 3.3 MB and stills of 60 KB, each time with other SOP Instance
 UIDs. After each round every data set must lie on the disk, whole, or the benchmark fails.
 
-    python benchmarks/receive.py [--pairs 4] [--loops 70] [--stills 300] [--peers orthanc,dcmtk,pynetdicom]
+    python benchmarks/receive.py [--pairs 3] [--loops 70] [--stills 300] [--peers orthanc,dcmtk,pynetdicom]
 """
 
 import contextlib
@@ -404,7 +404,7 @@ def compare_with(results: Results, ours: Receiver, other: Receiver, works: Seque
 def main() -> None:
     """Compare with each peer, and ours with itself when many send, or one slowly."""
     options_of = parser(__doc__)
-    options_of.add_argument("--pairs", type=int, default=4)
+    options_of.add_argument("--pairs", type=int, default=3)
     options_of.add_argument("--loops", type=int, default=70, help="in a round")
     options_of.add_argument("--stills", type=int, default=300, help="in a round")
     options_of.add_argument("--peers", default="orthanc,dcmtk,pynetdicom", help="comma-separated")

@@ -1,6 +1,6 @@
-"""Run every benchmark and write docs/benchmarks.md: what this prints is what the page says.
+"""Run the benchmarks that have an aim and write docs/benchmarks.md: what this prints is what the page says.
 
-Of those that are named, the sections of the page are written anew, and the others stay.
+Of what is run, or named, the sections of the page are written anew, and the others stay.
 
     python benchmarks/run.py [NAME ...] [--page docs/benchmarks.md]
 """
@@ -24,6 +24,8 @@ from side_by_side import short
 
 HERE = Path(__file__).resolve().parent
 NOT_RUN = {"run", "serving", "side_by_side"}
+BY_NAME = {"training_memory", "workers"}
+"""Run where they are named: they have no aim, and take ten minutes."""
 LIMIT = 900
 """Seconds of one benchmark."""
 _HEAD = ("| claim | ours | peer | median [quartiles] | samples | to reach |", "|---|---|---|---|---|---|")
@@ -139,7 +141,7 @@ def _versions() -> list[str]:
 
 
 def main() -> int:
-    """Run all, or those that are named."""
+    """Run those that have an aim, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--page", type=Path, help="write this page")
@@ -148,9 +150,10 @@ def main() -> int:
     unknown = set(options.names) - set(found)
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(found)}")
-    every = [run(found[name]) for name in options.names or found]
+    every = [run(found[name]) for name in options.names or sorted(set(found) - BY_NAME)]
     if options.page:
-        kept = sections_of(options.page.read_text()) if options.names and options.page.exists() else {}
+        before = sections_of(options.page.read_text()) if options.page.exists() else {}
+        kept = {name: text for name, text in before.items() if name in found}
         options.page.write_text(page(kept | {ran.name: section(ran) for ran in every}))
     for ran in every:
         if ran.failure:
