@@ -16,9 +16,15 @@ from torch.nn import functional
 _ROWS = 392
 """Tokens that are looked at together, a tile: their weights of 1,568 tokens, 1.2 MB, stay in a core's cache."""
 
+_ENOUGH = 200
+"""Tokens. Of 58 PyTorch's takes half as long, of 235 (which pre-training sees) as long or longer."""
+
+_THREADS = 4
+"""PyTorch's computes heads side by side, this one a product: on many cores it would wait more than it works."""
+
 
 class HeadByHead(EvaAttention):
-    """timm's attention, and the same another way where that is quicker: in bfloat16, on a CPU."""
+    """timm's attention, and the same another way where that is quicker."""
 
     def forward(
         self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
@@ -26,7 +32,7 @@ class HeadByHead(EvaAttention):
         """Return what timm's would, (B, L, D)."""
         is_plain = rope is None and attn_mask is None and not is_causal and not (self.training and self.attn_drop.p)
         # Who wants to see the weights has switched the fused attention off.
-        if not is_plain or not self.fused_attn or not _in_bfloat16(x) or torch.compiler.is_compiling():
+        if not is_plain or not self.fused_attn or not _is_quicker(x) or torch.compiler.is_compiling():
             attended: Tensor = super().forward(x, rope=rope, attn_mask=attn_mask, is_causal=is_causal)
             return attended
         bias = torch.cat((self.q_bias, self.get_buffer("k_bias"), self.v_bias))
@@ -55,8 +61,9 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, found_grad_BLHd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries_BHLd, keys_BHLd, values_BHLd = ctx.saved_tensors
-        queries_grad_BHLd, keys_grad_BHLd, values_grad_BHLd = map(torch.empty_like, ctx.saved_tensors)
+        saved = ctx.saved_tensors  # asked for once: a block that is checkpointed is computed again for it
+        queries_BHLd, keys_BHLd, values_BHLd = saved
+        queries_grad_BHLd, keys_grad_BHLd, values_grad_BHLd = map(torch.empty_like, saved)
         batch, num_heads, length, width = queries_BHLd.shape
         for head in product(range(batch), range(num_heads)):
             keys_Ld, values_Ld = keys_BHLd[head].contiguous(), values_BHLd[head].contiguous()
@@ -83,6 +90,8 @@ def attend_head_by_head(block: EvaBlock) -> EvaBlock:
     return block
 
 
-def _in_bfloat16(x: Tensor) -> bool:
+def _is_quicker(x: Tensor) -> bool:
+    """Return whether it is: in bfloat16, on some cores of a CPU, of many tokens."""
     is_cpu = x.device.type == "cpu"
-    return is_cpu and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    is_half = is_cpu and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    return is_half and x.shape[1] >= _ENOUGH and torch.get_num_threads() <= _THREADS

@@ -8,6 +8,7 @@ import pytest
 import torch
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from model.net import head_by_head
 from model.net.head_by_head import HeadByHead, attend_head_by_head
@@ -21,6 +22,13 @@ def block() -> EvaBlock:
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return block
+
+
+@pytest.fixture(autouse=True)
+def few_tokens_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the small blocks of these tests go head by head."""
+    monkeypatch.setattr(head_by_head, "_ENOUGH", 1)
+    monkeypatch.setattr(head_by_head, "_THREADS", torch.get_num_threads())
 
 
 @contextmanager
@@ -70,6 +78,10 @@ def test_elsewhere_it_is_timm_s_to_the_last_bit(block: EvaBlock, monkeypatch: py
     assert torch.equal(*both(block.train(), tokens_BLD))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not torch.equal(*both(block, tokens_BLD))
+        for limit, value in (("_ENOUGH", 31), ("_THREADS", torch.get_num_threads() - 1)):
+            with monkeypatch.context() as changed:
+                changed.setattr(head_by_head, limit, value)
+                assert torch.equal(*both(block, tokens_BLD))
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # it would unroll every tile
         assert torch.equal(*both(block, tokens_BLD))
 
@@ -106,6 +118,17 @@ def test_its_gradients_are_timm_s_within_their_rounding(
 
     assert 0 < rounding < 0.1 * exact.norm()
     assert (gradients(ours, half=True) - exact).norm() <= 1.5 * rounding
+
+
+def test_a_block_that_is_computed_again_for_its_gradients_has_the_same(block: EvaBlock) -> None:
+    tokens_BLD, ours = torch.randn(2, 30, 48), attend_head_by_head(block).train()
+
+    def gradients(*, again: bool) -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found_BLD = checkpoint(ours, tokens_BLD, use_reentrant=False) if again else ours(tokens_BLD)
+        return torch.autograd.grad(found_BLD.float().square().sum(), [*ours.parameters()])
+
+    assert all(map(torch.equal, gradients(again=True), gradients(again=False)))
 
 
 def test_its_gradients_are_those_of_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
