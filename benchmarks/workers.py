@@ -22,16 +22,16 @@ from side_by_side import Results, parser
 
 from tests.doubles.tiny import make_ensemble
 from tests.peers import PostgresServer, running_postgres
-from tests.system.nodes import Node, configured, running, running_redis, running_worker, wait_until
+from tests.system.nodes import (
+    WITHOUT_PICTURES,
+    Node,
+    configured,
+    running,
+    running_redis,
+    running_worker,
+    wait_until,
+)
 
-CHEAP = """
-[ensemble]
-path = "{}"
-[report]
-saliency = false
-summary = false
-summary_pdf = false
-"""
 USERS = ("workers", "node", "ledger", "broker")
 
 
@@ -128,7 +128,8 @@ def main() -> None:
     options = options_of.parse_args()
     rows, total = Results(options.results), options.studies * options.loops
     with tempfile.TemporaryDirectory() as name, running_postgres() as postgres:
-        cheap = CHEAP.format(make_ensemble(Path(name) / "ensemble"))
+        ensemble = make_ensemble(Path(name) / "ensemble")
+        cheap = f'[ensemble]\npath = "{ensemble}"\n{WITHOUT_PICTURES}'
         for what, extra in (("the shipped ensemble, with pictures", ""), ("networks that cost nothing", cheap)):
             for number in options.workers:
                 with site(Path(name) / f"{bool(extra)}-{number}", number, extra, postgres) as running_site:

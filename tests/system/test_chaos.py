@@ -31,7 +31,7 @@ from model.tasks import View
 from tests.doubles.datasets import data_part
 from tests.doubles.tiny import make_ensemble
 from tests.system.chaos import Acknowledged, Cart, Faults, Pacs, own_disk
-from tests.system.nodes import DEADLINE, Node, configured, start, stop, wait_until
+from tests.system.nodes import DEADLINE, WITHOUT_PICTURES, Node, configured, start, stop, wait_until
 from tests.system.studies import phantom_study
 from tests.system.validators import evidence, referenced
 from worker.phantom_study import Shot
@@ -54,14 +54,6 @@ SHOTS = (
     Shot(view=View.PLAX, num_frames=1),
 )
 OPEN = (StudyState.RECEIVING, StudyState.ANALYSING, StudyState.REPORTING, StudyState.DELIVERING)
-SETTINGS = """
-[report]
-saliency = false
-summary = false
-summary_pdf = false
-[ensemble]
-path = {ensemble!r}
-"""
 
 
 def test_what_was_promised_is_delivered_whatever_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +67,7 @@ def test_what_was_promised_is_delivered_whatever_goes_wrong(tmp_path: Path, monk
         pacs_port=pacs.port,
         pacs_ae="PACS",
         quiet=1.0,
-        extra=SETTINGS.format(ensemble=str(ensemble)).replace("'", '"'),
+        extra=f'[ensemble]\npath = "{ensemble}"\n{WITHOUT_PICTURES}',
     )
     with own_disk(node.folder / "var", (NUM_STUDIES * 4 << 20) + (256 << 20)) as has_own_disk:
         process = start(node)
